@@ -1,0 +1,33 @@
+"""MobileViTV2 on handwritten digits: real data that comes with scikit-learn, nothing to download.
+
+    python train.py                                            # width 0.5, 64x64 pixels
+    python train.py --config configs/digits.py:width=1.0,resolution=96
+
+Data: the 1,797 digits of the UCI "Optical Recognition of Handwritten Digits" test set, 8x8
+pixels, split into 1,437 for training and 360 held out, stratified by class, fixed.
+"""
+
+from mobilevitv2_jax.config import default_config, parse_arg
+
+
+def get_config(arg=""):
+    """Returns the experiment; `arg` may set `width` and `resolution`."""
+    arg = parse_arg(arg, width=0.5, resolution=64)
+    config = default_config()
+
+    config.model.width_multiplier = arg.width
+    config.model.image_size = arg.resolution
+    config.data.source = "digits"
+    config.data.batch_size = 64
+    config.data.image_size = config.eval.resize = config.eval.crop = arg.resolution
+
+    config.schedule.total = "14 epochs"
+    config.schedule.warmup = "1 epochs"
+    config.schedule.learning_rate = 2e-3
+    config.schedule.min_learning_rate = 2e-5
+    config.optimizer.weight_decay = 0.05
+    config.ema.momentum = 0.02  # the average spans the last 50 of some 320 steps
+
+    config.eval.every = config.checkpoint.every = "2 epochs"
+    config.eval.batch_size = 72  # five full batches of the 360 held-out digits
+    return config.lock()

@@ -1,0 +1,386 @@
+"""The one schema: every key of an experiment, its type, its default and its meaning.
+
+A file of `configs/` starts from `default_config()`, sets values, and returns it. Loading a
+config runs that file: configs are trusted code. This module imports neither jax nor flax.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import math
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from mobilevitv2_jax.models.config import MobileViTV2Config, nearest
+
+FORMAT = "mobilevitv2_jax.run/1"
+"""Written into the `config.json` of every run directory."""
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+"""Where `configs/` stands: paths of configs are also looked up here."""
+
+FREE_AT_RESUME = ("checkpoint.", "log.", "mesh.", "data.workers", "data.threads", "eval.every")
+"""Keys (or groups) that may change when a run continues, because no result depends on them."""
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used. The message says what is wrong and what to do about it."""
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Returns the schema with its defaults: unlocked, so that a config may fill it in."""
+    c = ml_collections.ConfigDict()
+
+    c.seed = 0  # of the weights, the order of the data, the augmentation and dropout
+
+    c.model = _model_defaults()  # the fields of MobileViTV2Config; labels come from the data
+
+    c.data = ml_collections.ConfigDict()
+    c.data.source = "digits"  # a name of data/sources.py
+    c.data.directory = ""  # where a source that reads from disk finds its files
+    c.data.train_split = "train"
+    c.data.eval_split = "test"
+    c.data.batch_size = 64  # images per step, over all devices and processes
+    c.data.image_size = 64  # side of the square training images, in pixels
+    c.data.workers = 0  # loader processes per host; 0 loads in this process
+    c.data.threads = 2  # reading threads of each loader
+
+    c.augment = ml_collections.ConfigDict()
+    c.augment.random_resized_crop = False  # False resizes as in evaluation
+    c.augment.scale = (0.08, 1.0)  # share of the image's area that the crop covers
+    c.augment.ratio = (3 / 4, 4 / 3)  # width over height of the crop
+    c.augment.horizontal_flip = 0.0  # probability
+    c.augment.interpolation = "bicubic"  # "bilinear" | "bicubic"
+
+    c.optimizer = ml_collections.ConfigDict()
+    c.optimizer.name = "adamw"  # "adamw" | "sgd"
+    c.optimizer.betas = (0.9, 0.999)  # adamw
+    c.optimizer.epsilon = 1e-8  # adamw
+    c.optimizer.momentum = 0.9  # sgd
+    c.optimizer.weight_decay = 0.05
+    c.optimizer.decay_one_dimensional = False  # also decay biases and normalisation parameters
+    c.optimizer.gradient_clip = 10.0  # largest global L2 norm of the gradient; 0 does not clip
+    c.optimizer.label_smoothing = 0.1
+    c.optimizer.max_skipped = 10  # non-finite steps in a row that end the run
+
+    c.schedule = ml_collections.ConfigDict()
+    c.schedule.total = "14 epochs"  # a duration: a number of steps, epochs or examples
+    c.schedule.warmup = "0 steps"  # a duration
+    c.schedule.warmup_learning_rate = 0.0  # where the linear warm-up begins
+    c.schedule.learning_rate = 2e-3  # peak
+    c.schedule.min_learning_rate = 2e-4  # where the cosine ends
+    c.schedule.update = "step"  # "step" | "epoch": how often the cosine is evaluated
+
+    c.ema = ml_collections.ConfigDict()
+    c.ema.momentum = 0.0005  # ema <- (1 - momentum) * ema + momentum * model, after each step
+
+    c.eval = ml_collections.ConfigDict()
+    c.eval.every = "1 epochs"  # a duration; the last step is always evaluated
+    c.eval.batch_size = 64
+    c.eval.resize = 64  # short side before the crop, in pixels
+    c.eval.crop = 64  # side of the central crop, in pixels
+    c.eval.interpolation = "bicubic"  # "bilinear" | "bicubic"
+    c.eval.pictures_from = 1000  # held-out images among which the final picture's are chosen
+
+    c.checkpoint = ml_collections.ConfigDict()
+    c.checkpoint.every = "1 epochs"  # a duration; the last step is always saved
+    c.checkpoint.keep_latest = 2
+    c.checkpoint.keep_best = 1
+    c.checkpoint.best_metric = "eval_ema/top1"
+    c.checkpoint.allow_changes = config_dict.placeholder(str)  # keys that may differ at resume
+
+    c.mesh = ml_collections.ConfigDict()
+    c.mesh.devices = 0  # devices to use; 0 takes all
+
+    c.log = ml_collections.ConfigDict()
+    c.log.every = "10 steps"  # a duration between console lines
+    c.log.tensorboard = True
+    return c
+
+
+def _model_defaults() -> ml_collections.ConfigDict:
+    """Returns `MobileViTV2Config`'s fields; class names are left out, they come with the data."""
+    optional = {"num_labels": int, "problem_type": str, "batch_norm_group_size": int}
+    group = ml_collections.ConfigDict()
+    for field in dataclasses.fields(MobileViTV2Config):
+        if field.name in optional:
+            group[field.name] = config_dict.placeholder(optional[field.name])
+        elif field.name not in ("id2label", "label2id", "unknown"):
+            fractional = field.name == "ffn_multiplier"  # its default is an integer
+            group[field.name] = float(field.default) if fractional else field.default
+    return group
+
+
+def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
+    """Parses the part of `--config file.py:ARG` after the colon, `name=value,name=value`.
+
+    Args:
+        arg: the text; a name alone stands for `name=True`.
+        **defaults: the names that are allowed; their values give the types.
+
+    Returns:
+        The defaults with the given values set.
+
+    Raises:
+        ConfigError: for an unknown name, or a value that is not of the default's type.
+    """
+    values = dict(defaults)
+    for part in filter(None, (part.strip() for part in (arg or "").split(","))):
+        name, _, text = part.partition("=")
+        if name not in defaults:
+            raise ConfigError(
+                f"the config has no argument {name!r}{nearest(name, defaults)}; "
+                f"it takes {', '.join(defaults)}"
+            )
+        kind = type(defaults[name])
+        try:
+            if kind is bool:
+                values[name] = {"": True, "true": True, "false": False}[text.lower()]
+            else:
+                values[name] = kind(text)
+        except (KeyError, ValueError):
+            raise ConfigError(
+                f"the config's argument {name} must be of type {kind.__name__}, got {text!r}"
+            ) from None
+    return ml_collections.ConfigDict(values)
+
+
+@dataclasses.dataclass(frozen=True)
+class Duration:
+    """A length of training with its unit: "20000 steps", "300 epochs" or "1.28e6 examples"."""
+
+    value: float
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str, name: str = "duration") -> Duration:
+        """Reads a duration; the space may be left out.
+
+        Raises:
+            ConfigError: if `text` is not a number of steps, epochs or examples.
+        """
+        match = re.fullmatch(r"\s*([0-9.eE+]+)\s*(step|epoch|example)s?\s*", str(text))
+        try:
+            return cls(float(match[1]), match[2] + "s")  # type: ignore[index]
+        except (TypeError, ValueError):
+            raise ConfigError(
+                f"{name} must be a number of steps, epochs or examples "
+                f"such as '300 epochs', got {text!r}"
+            ) from None
+
+    def steps(self, examples: int, batch_size: int) -> int:
+        """Returns the number of steps; an epoch is ceil(examples / batch_size) steps."""
+        per_epoch = math.ceil(examples / batch_size)
+        scale = {"steps": 1.0, "epochs": per_epoch, "examples": 1 / batch_size}[self.unit]
+        return math.ceil(self.value * scale - 1e-9)
+
+
+def find_file(path: str) -> pathlib.Path:
+    """Returns the config file `path`, looked up here and then beside the package.
+
+    Raises:
+        ConfigError: if there is no such file, naming the configs that exist.
+    """
+    for file in (pathlib.Path(path), REPOSITORY / path):
+        if file.is_file():
+            return file.resolve()
+    known = sorted(f"configs/{file.name}" for file in (REPOSITORY / "configs").glob("*.py"))
+    raise ConfigError(
+        f"no config file {path!r}{nearest(path, known)}; "
+        f"it is looked up in {pathlib.Path.cwd()} and in {REPOSITORY}, "
+        f"which has {', '.join(known) or 'none'}"
+    )
+
+
+def load(path: str, arg: str = "") -> ml_collections.ConfigDict:
+    """Runs the config file `path` and returns its `get_config(arg)`, locked.
+
+    Raises:
+        ConfigError: if the file is missing, has no `get_config`, or sets an unknown key.
+    """
+    file = find_file(path)
+    spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
+    assert spec is not None and spec.loader is not None  # a .py file always has both
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"{file} must define get_config(arg), and does not")
+    config = module.get_config(arg)
+    strange = sorted(flatten(config).keys() - flatten(default_config()).keys())
+    if strange:
+        hint = nearest(strange[0], flatten(default_config()))
+        raise ConfigError(f"{file} sets the unknown key {strange[0]!r}{hint}")
+    return config.lock()
+
+
+def flatten(config: ml_collections.ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
+    """Returns every key as `group.key`, with JSON values (tuples become lists)."""
+    flat: dict[str, Any] = {}
+    for key, value in dict(config).items():
+        if isinstance(value, ml_collections.ConfigDict | Mapping):
+            flat.update({f"{key}.{inner}": item for inner, item in flatten(value).items()})
+        else:
+            flat[key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+    """Returns the text of a run's `config.json`, to which no default is left open."""
+    groups = json.loads(config.to_json())
+    return json.dumps({"format": FORMAT, **groups}, indent=2, sort_keys=True) + "\n"
+
+
+def from_json(text: str, where: str) -> ml_collections.ConfigDict:
+    """Reads a run's `config.json`, the inverse of `to_json`.
+
+    Raises:
+        ConfigError: if the text is not such a file, or has keys this version does not know.
+    """
+    try:
+        values = json.loads(text)
+        form = values.pop("format")
+    except (ValueError, KeyError, AttributeError):
+        raise ConfigError(
+            f"{where} is not the config of a run (expected format {FORMAT})"
+        ) from None
+    if form != FORMAT:
+        raise ConfigError(f"{where} has format {form!r}; this version reads {FORMAT}")
+    config = default_config()
+    known = flatten(config)
+    for key, value in flatten(values).items():
+        if key not in known:
+            raise ConfigError(f"{where} has the unknown key {key!r}{nearest(key, known)}")
+        default = _get(config, key)
+        _set(config, key, tuple(value) if isinstance(default, tuple) else value)
+    return config.lock()
+
+
+def _get(config: ml_collections.ConfigDict, key: str) -> Any:
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
+    *groups, last = key.split(".")
+    for part in groups:
+        config = config[part]
+    config[last] = value
+
+
+def differences(saved: ml_collections.ConfigDict, wanted: ml_collections.ConfigDict) -> list[str]:
+    """Returns `key: saved -> wanted` for each key that may not change when a run continues.
+
+    `checkpoint.allow_changes` of the wanted config (keys or groups, separated by commas) and
+    the keys of `FREE_AT_RESUME` are passed over.
+    """
+    allowed = (wanted.checkpoint.allow_changes or "").split(",")
+    free = (*FREE_AT_RESUME, *(key.strip() for key in allowed if key.strip()))
+    before, after = flatten(saved), flatten(wanted)
+    return [
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+        and not any(key == name or key.startswith(name.rstrip(".") + ".") for name in free)
+    ]
+
+
+def run_name(path: str, arg: str, overrides: Mapping[str, Any]) -> str:
+    """Returns the default name of a run directory: `<config>[-<arg>][-<hash of overrides>]`."""
+    name = pathlib.Path(path).stem
+    if arg:
+        name += "-" + re.sub(r"[^\w=.,+-]", "_", arg)
+    if overrides:
+        text = json.dumps(dict(sorted(overrides.items())), default=str)
+        name += "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
+    return name
+
+
+def model_config(config: ml_collections.ConfigDict, **changes: Any) -> MobileViTV2Config:
+    """Returns the model's configuration of an experiment, with `changes`.
+
+    Raises:
+        ConfigError: if a value is out of range.
+    """
+    try:
+        return MobileViTV2Config(**{**config.model.to_dict(), **changes})
+    except ValueError as error:
+        raise ConfigError(f"config.model.{error}") from None
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks every value that can be checked without data or devices.
+
+    Raises:
+        ConfigError: naming the key, what is allowed, and the value.
+    """
+    model_config(config)
+    for key in ("schedule.total", "schedule.warmup", "eval.every", "checkpoint.every", "log.every"):
+        duration = Duration.parse(_get(config, key), f"config.{key}")
+        if duration.value <= 0 and key != "schedule.warmup":
+            _refuse(key, "longer than nothing", _get(config, key))
+    for key in (
+        "data.batch_size",
+        "data.image_size",
+        "eval.batch_size",
+        "eval.resize",
+        "eval.crop",
+        "eval.pictures_from",
+        "optimizer.max_skipped",
+        "checkpoint.keep_latest",
+    ):
+        if _get(config, key) < 1:
+            _refuse(key, "at least 1", _get(config, key))
+    for key in (
+        "seed",
+        "data.workers",
+        "data.threads",
+        "optimizer.weight_decay",
+        "optimizer.gradient_clip",
+        "schedule.warmup_learning_rate",
+        "schedule.learning_rate",
+        "schedule.min_learning_rate",
+        "checkpoint.keep_best",
+        "mesh.devices",
+    ):
+        value = _get(config, key)
+        if not 0 <= value < math.inf:
+            _refuse(key, "at least 0 and finite", value)
+    for key in ("augment.horizontal_flip", "ema.momentum"):
+        if not 0 <= _get(config, key) <= 1:
+            _refuse(key, "in [0, 1]", _get(config, key))
+    for key in ("optimizer.label_smoothing", "optimizer.momentum"):
+        if not 0 <= _get(config, key) < 1:
+            _refuse(key, "in [0, 1)", _get(config, key))
+    low, high = config.augment.scale
+    if not 0 < low <= high <= 1:
+        _refuse("augment.scale", "two shares with 0 < smallest <= largest <= 1", (low, high))
+    low, high = config.augment.ratio
+    if not 0 < low <= high:
+        _refuse("augment.ratio", "two ratios with 0 < smallest <= largest", (low, high))
+    if config.eval.crop > config.eval.resize:
+        _refuse(
+            "eval.crop", f"at most eval.resize, which is {config.eval.resize}", config.eval.crop
+        )
+    for key, allowed in {
+        "optimizer.name": ("adamw", "sgd"),
+        "schedule.update": ("step", "epoch"),
+        "augment.interpolation": ("bilinear", "bicubic"),
+        "eval.interpolation": ("bilinear", "bicubic"),
+        "checkpoint.best_metric": ("eval/top1", "eval/top5", "eval_ema/top1", "eval_ema/top5"),
+    }.items():
+        value = _get(config, key)
+        if value not in allowed:
+            _refuse(key, "one of " + ", ".join(allowed), value, nearest(value, allowed))
+
+
+def _refuse(key: str, allowed: str, value: Any, hint: str = "") -> None:
+    raise ConfigError(f"config.{key} must be {allowed}, got {value!r}{hint}")

@@ -1,0 +1,1 @@
+"""Images into batches: sources, transforms and the loader; imports neither jax nor flax."""

@@ -1,0 +1,78 @@
+"""Single images as NumPy arrays: decode, resize, crop."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def decode(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
+    """Decodes an encoded image (JPEG, PNG, …) to RGB.
+
+    Any EXIF orientation is ignored, as by Pillow and thus in the published results.
+
+    Raises:
+        ValueError: if `data` is not a whole image.
+    """
+    try:
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:  # no bytes at all, or an implausible size
+        raise ValueError(f"cannot decode {len(data)} bytes as an image: {error}") from error
+    if image is None:
+        raise ValueError(f"cannot decode {len(data)} bytes as an image")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def resize(
+    image: UInt8[np.ndarray, "in_height in_width 3"], size: tuple[int, int], interpolation: str
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Resizes with an antialiased filter.
+
+    Pillow, for training too: published torch results were made with its filter, from which
+    OpenCV's differs by up to 23 grey levels when shrinking (1 ms against 0.3 for 256x256 pixels).
+
+    Args:
+        image: RGB image.
+        size: height and width of the result, in pixels.
+        interpolation: "bilinear" or "bicubic".
+
+    Raises:
+        ValueError: for another interpolation.
+    """
+    if interpolation not in _FILTERS:
+        raise ValueError(f"interpolation must be bilinear or bicubic, got {interpolation!r}")
+    height, width = size
+    return np.array(Image.fromarray(image).resize((width, height), _FILTERS[interpolation]))
+
+
+def resize_short_side(
+    image: UInt8[np.ndarray, "in_height in_width 3"], size: int, interpolation: str
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Resizes the short side to `size` pixels and keeps the aspect.
+
+    The long side is rounded down, as in torchvision and Hugging Face.
+    """
+    height, width = image.shape[:2]
+    short = min(height, width)
+    return resize(image, (size * height // short, size * width // short), interpolation)
+
+
+def center_crop(
+    image: UInt8[np.ndarray, "in_height in_width 3"], size: int
+) -> UInt8[np.ndarray, "size size 3"]:
+    """Cuts the central square out; an image that is too small is padded with zeros.
+
+    The square begins at (side - size) // 2, as in Hugging Face's processor.
+    """
+    height, width = image.shape[:2]
+    top, left = (height - size) // 2, (width - size) // 2
+    if top < 0 or left < 0:
+        above, before = max(-top, 0), max(-left, 0)
+        image = np.pad(image, ((above, above), (before, before), (0, 0)))
+        top, left = top + above, left + before
+    return image[top : top + size, left : left + size]

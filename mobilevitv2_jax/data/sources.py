@@ -1,0 +1,101 @@
+"""Sources: where examples come from, by name, with random access."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from mobilevitv2_jax.models.config import nearest
+
+# Name -> module with `SPLITS` and `load(split, directory)`. Modules, not functions: a data set
+# brings heavy readers (scikit-learn, TFDS), which only its own runs should import.
+_MODULES = {"digits": "mobilevitv2_jax.data.digits"}
+
+
+class Source(Protocol):
+    """Examples of one split of a data set, by index.
+
+    Loader processes receive a pickled copy: hold paths and small arrays, not open files.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name under which `load_source` finds the data set."""
+
+    @property
+    def split(self) -> str:
+        """Part of the data set."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class, by label."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Name, split and length: a run resumes only on the data it was started with."""
+
+    def __len__(self) -> int:
+        """Number of examples."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns "image", encoded (bytes) or uint8 RGB [height, width, 3], and "label", int32."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ArraySource:
+    """A `Source` held in memory.
+
+    Attributes:
+        name: name of the data set.
+        split: part of the data set.
+        images: RGB images, all of one size.
+        labels: class of each image.
+        class_names: name of each class, by label.
+    """
+
+    name: str
+    split: str
+    images: UInt8[np.ndarray, "examples height width 3"]
+    labels: Int[np.ndarray, " examples"]
+    class_names: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Name, split and length, as `digits/train/1437`."""
+        return f"{self.name}/{self.split}/{len(self)}"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self.images[index], "label": np.int32(self.labels[index])}
+
+
+def load_source(name: str, split: str, directory: str = "") -> Source:
+    """Opens a split of a data set.
+
+    Args:
+        name: the data set: "digits".
+        split: a split of that data set.
+        directory: where a data set that is read from disk finds its files.
+
+    Returns:
+        The source.
+
+    Raises:
+        ValueError: for an unknown name or split, naming the allowed ones.
+    """
+    _require("data set", name, tuple(_MODULES))
+    module = importlib.import_module(_MODULES[name])
+    _require(f"split of {name}", split, module.SPLITS)
+    return module.load(split, directory)
+
+
+def _require(what: str, got: str, allowed: tuple[str, ...]) -> None:
+    if got not in allowed:
+        hint = nearest(got, allowed)
+        raise ValueError(f"{what} must be one of {', '.join(allowed)}, got {got!r}{hint}")

@@ -1,0 +1,99 @@
+"""Evaluation of an image classifier over a whole set, raw weights and their average at once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from mobilevitv2_jax.evaluation.metrics import Sums, means
+from mobilevitv2_jax.evaluation.step import EvaluationStep
+from mobilevitv2_jax.models.functional import Arrays
+
+Weights = Mapping[str, tuple[Arrays, Arrays]]
+"""Parameters and statistics by the prefix of their metrics: "eval" and "eval_ema"."""
+
+Batch = dict[str, np.ndarray]
+
+
+def evaluate(
+    step: EvaluationStep,
+    weights: Weights,
+    batches: Iterable[Batch],
+    put: Callable[[Batch], dict[str, jax.Array]],
+) -> tuple[dict[str, float], int]:
+    """Evaluates every example once.
+
+    Args:
+        step: the jitted evaluation step.
+        weights: what to evaluate; all of it sees the same batches.
+        batches: host batches, padded where "mask" is 0.
+        put: makes a batch global.
+
+    Returns:
+        Metrics such as "eval/top1" and "eval_ema/loss" (fractions in [0, 1]; nats), and the
+        number of records that could not be decoded and are in no metric.
+
+    Raises:
+        ValueError: if no example could be evaluated.
+    """
+    totals: dict[str, Sums] = {}
+    corrupt = 0
+    for batch in batches:
+        corrupt += int(batch["corrupt"].sum())
+        arrays = put({name: batch[name] for name in ("image", "label", "mask")})
+        for prefix, (parameters, statistics) in weights.items():
+            sums, _ = step(parameters, statistics, arrays)
+            # Sums stay on the device: nothing waits for it until the set is through.
+            totals[prefix] = _add(totals[prefix], sums) if prefix in totals else sums
+    metrics = {
+        f"{prefix}/{name}": value
+        for prefix, sums in totals.items()
+        for name, value in means(sums).items()
+    }
+    return metrics, corrupt
+
+
+@jax.jit
+def _add(left: Sums, right: Sums) -> Sums:
+    return jax.tree.map(jax.numpy.add, left, right)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Examples of a set with what the model says of them.
+
+    Attributes:
+        images: [examples, height, width, 3] in uint8, as the model saw them.
+        labels: true classes.
+        probabilities: [examples, classes].
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+
+def predict(
+    step: EvaluationStep,
+    parameters: Arrays,
+    statistics: Arrays,
+    batches: Iterable[Batch],
+    put: Callable[[Batch], dict[str, jax.Array]],
+    limit: int,
+) -> Predictions:
+    """Returns the first `limit` examples of the batches with their probabilities."""
+    parts: list[tuple[Any, ...]] = []
+    for batch in batches:
+        _, probabilities = step(
+            parameters, statistics, put({name: batch[name] for name in ("image", "label", "mask")})
+        )
+        keep = batch["mask"] > 0
+        part = (batch["image"], batch["label"], jax.device_get(probabilities))
+        parts.append(tuple(array[keep] for array in part))
+        if sum(len(labels) for _, labels, _ in parts) >= limit:
+            break
+    return Predictions(*(np.concatenate(column)[:limit] for column in zip(*parts, strict=True)))

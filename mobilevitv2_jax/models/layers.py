@@ -1,0 +1,346 @@
+"""Convolutions and normalisations of MobileViTV2, channels last.
+
+All padding is symmetric, as in PyTorch; "SAME" pads otherwise at stride 2. Parameters have
+the type `param_dtype`, arithmetic the type `dtype`; statistics are taken in float32 or better.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+from mobilevitv2_jax.models.config import MobileViTV2Config, make_divisible
+from mobilevitv2_jax.models.initializers import constant, normal, uniform
+
+Features = Float[Array, "batch height width channels"]
+
+BATCH_NORM_EPSILON = 1e-5
+BATCH_NORM_MOMENTUM = 0.1
+"""Weight of the new batch in the running statistics: PyTorch's convention, 0.9 in Flax's."""
+
+_ACTIVATIONS: dict[str, Callable] = {
+    "swish": jax.nn.silu,
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
+    "relu6": jax.nn.relu6,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
+    "hardswish": jax.nn.hard_swish,
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+}
+
+
+def activation(config: MobileViTV2Config) -> Callable[[Array], Array]:
+    """Returns the function that `config.hidden_act` names, or is."""
+    act = config.hidden_act
+    return act if callable(act) else _ACTIVATIONS[act]
+
+
+def statistics_dtype(x: Array) -> jnp.dtype:
+    """Returns the type in which sums over `x` are taken: float32, or wider if `x` is."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def pointwise(x: Float[Array, "... inputs"], kernel: Float[Array, "inputs outputs"]) -> Array:
+    """Applies `kernel` to the last axis: a 1x1 convolution.
+
+    Flattened to two dimensions first, because the gradient of a product of higher rank makes
+    XLA:CPU transpose the activations together with everything fused into them.
+    """
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def convolve(x: Features, kernel: Array, stride: int, dilation: int, groups: int = 1) -> Features:
+    """Convolves with symmetric zero padding; `kernel` is [size, size, inputs / groups, outputs]."""
+    padding = (kernel.shape[0] - 1) // 2 * dilation
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((padding, padding), (padding, padding)),
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
+def _depthwise_convolution(x: Features, kernel: Array, *, stride: int, dilation: int) -> Features:
+    return convolve(x, kernel, stride, dilation, groups=x.shape[-1])
+
+
+def _depthwise_shifts(x: Features, kernel: Array, *, stride: int, dilation: int) -> Features:
+    size = kernel.shape[0]
+    padding = (size - 1) // 2 * dilation
+    batch, height, width, channels = x.shape
+    rows, columns = (height - 1) // stride + 1, (width - 1) // stride + 1
+    padded = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+
+    def shifted(row: int, column: int) -> Features:
+        top, left = row * dilation, column * dilation
+        bottom, right = top + (rows - 1) * stride + 1, left + (columns - 1) * stride + 1
+        return lax.slice(
+            padded, (0, top, left, 0), (batch, bottom, right, channels), (1, stride, stride, 1)
+        )
+
+    return sum(  # type: ignore[return-value]
+        shifted(row, column) * kernel[row, column, 0]
+        for row in range(size)
+        for column in range(size)
+    )
+
+
+def depthwise(
+    x: Features, kernel: Float[Array, "size size 1 channels"], stride: int, dilation: int, form: str
+) -> Features:
+    """Convolves each channel with its own kernel.
+
+    Args:
+        x: the input.
+        kernel: one kernel per channel.
+        stride: of the output, in pixels.
+        dilation: of the kernel.
+        form: "shifts" (XLA:CPU runs its own depthwise convolution 14 to 60 times slower than
+            shifted multiply-adds, which fuse), "convolution" (what TPU and GPU do well), or
+            "auto", resolved for the platform that the program is compiled for.
+    """
+    arguments = {"stride": stride, "dilation": dilation}
+    shifts = functools.partial(_depthwise_shifts, **arguments)
+    convolution = functools.partial(_depthwise_convolution, **arguments)
+    if form == "auto":
+        return lax.platform_dependent(x, kernel, cpu=shifts, default=convolution)
+    return (shifts if form == "shifts" else convolution)(x, kernel)
+
+
+class Pointwise(nnx.Module):
+    """A 1x1 convolution, or the same linear map over any last axis: kernel [inputs, outputs]."""
+
+    def __init__(
+        self,
+        config: MobileViTV2Config,
+        inputs: int,
+        outputs: int,
+        *,
+        bias: bool = True,
+        rngs: nnx.Rngs,
+    ) -> None:
+        shape = (inputs, outputs)
+        self.dtype = jnp.dtype(config.dtype)
+        if config.initialization == "huggingface":
+            self.kernel = nnx.Param(normal(config, rngs.params(), shape))
+            initial_bias = constant(0, outputs, jnp.dtype(config.param_dtype))
+        else:
+            # PyTorch's default, which ml-cvnets' own initialisation never replaces: its
+            # `reset_parameters` hands over a generator that `initialize_weights` passes by.
+            limit = 1 / math.sqrt(inputs)
+            self.kernel = nnx.Param(uniform(config, rngs.params(), shape, limit))
+            initial_bias = uniform(config, rngs.params(), (outputs,), limit) if bias else None
+        self.bias = nnx.Param(initial_bias) if bias else None
+
+    def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
+        """Applies the map in `dtype`."""
+        y = pointwise(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+class Convolution(nnx.Module):
+    """A k x k convolution without bias: kernel [size, size, inputs / groups, outputs]."""
+
+    def __init__(
+        self,
+        config: MobileViTV2Config,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel_size: int,
+        stride: int = 1,
+        dilation: int = 1,
+        per_channel: bool = False,
+        rngs: nnx.Rngs,
+    ) -> None:
+        shape = (kernel_size, kernel_size, 1 if per_channel else inputs, outputs)
+        if config.initialization == "huggingface":
+            self.kernel = nnx.Param(normal(config, rngs.params(), shape))
+        else:
+            self.kernel = nnx.Param(
+                uniform(config, rngs.params(), shape, 1 / math.sqrt(math.prod(shape[:3])))
+            )
+        self.dtype = jnp.dtype(config.dtype)
+        self.stride = stride
+        self.dilation = dilation
+        self.depthwise = config.depthwise if per_channel else None
+
+    def __call__(self, x: Features) -> Features:
+        """Convolves in `dtype`; the output has ceil(size / stride) pixels a side."""
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        if self.depthwise is not None:
+            return depthwise(x, kernel, self.stride, self.dilation, self.depthwise)
+        return convolve(x, kernel, self.stride, self.dilation)
+
+
+class BatchNorm(nnx.Module):
+    """Normalises each channel over the batch and all positions, as PyTorch does.
+
+    Under `jit` over a mesh the batch is the global one, whatever the number of devices. With
+    `batch_norm_group_size` the statistics are those of groups of consecutive images; the
+    running ones then move towards the mean over the groups. The running variance is fed with
+    the unbiased batch variance, PyTorch's convention and not Flax's.
+    """
+
+    def __init__(self, config: MobileViTV2Config, channels: int, *, rngs: nnx.Rngs) -> None:
+        dtype = jnp.dtype(config.param_dtype)
+        # Hugging Face draws this scale too, which all but mutes the attention branches.
+        huggingface = config.initialization == "huggingface"
+        self.scale = nnx.Param(
+            normal(config, rngs.params(), (channels,))
+            if huggingface
+            else constant(1, channels, dtype)
+        )
+        self.bias = nnx.Param(constant(0, channels, dtype))
+        statistics = jnp.promote_types(dtype, jnp.float32)
+        self.mean = nnx.BatchStat(constant(0, channels, statistics))
+        self.variance = nnx.BatchStat(constant(1, channels, statistics))
+        self.group_size = config.batch_norm_group_size
+        self.use_running_average = False
+
+    def __call__(self, x: Features) -> Features:
+        """Normalises; in training mode also moves the running statistics.
+
+        Raises:
+            ValueError: in training mode, if the group size does not divide the batch.
+        """
+        dtype = x.dtype
+        x = x.astype(statistics_dtype(x))
+        if self.use_running_average:
+            mean, variance = self.mean[...], self.variance[...]
+        else:
+            x = self._grouped(x)
+            mean = x.mean((1, 2, 3), keepdims=True)
+            variance = jnp.square(x - mean).mean((1, 2, 3), keepdims=True)
+            self._update(mean, variance, count=math.prod(x.shape[1:4]))
+        scale = self.scale[...] * lax.rsqrt(variance + BATCH_NORM_EPSILON)
+        y = (x - mean) * scale + self.bias[...]
+        return y.reshape(-1, *x.shape[-3:]).astype(dtype)
+
+    def _grouped(self, x: Features) -> Float[Array, "groups group height width channels"]:
+        images = x.shape[0]
+        size = self.group_size or images
+        if images % size:
+            raise ValueError(
+                f"batch_norm_group_size must divide the batch of {images} images, got {size}"
+            )
+        return x.reshape(images // size, size, *x.shape[1:])
+
+    def _update(self, mean: Array, variance: Array, count: int) -> None:
+        unbiased = variance * (count / max(count - 1, 1))
+        for running, new in ((self.mean, mean), (self.variance, unbiased)):
+            new = new.mean((0, 1, 2, 3)).astype(running[...].dtype)
+            running.set_value((1 - BATCH_NORM_MOMENTUM) * running[...] + BATCH_NORM_MOMENTUM * new)
+
+
+class GroupNorm(nnx.Module):
+    """Normalises a sample over all its positions and channels: GroupNorm with one group.
+
+    Source: `LayerNorm2D_NCHW` of ml-cvnets `cvnets/layers/normalization/layer_norm.py`. It is
+    not a LayerNorm over the channels of each pixel.
+    """
+
+    def __init__(self, config: MobileViTV2Config, channels: int) -> None:
+        dtype = jnp.dtype(config.param_dtype)
+        self.scale = nnx.Param(constant(1, channels, dtype))
+        self.bias = nnx.Param(constant(0, channels, dtype))
+        self.epsilon = config.layer_norm_eps
+
+    def __call__(self, x: Float[Array, "batch ... channels"]) -> Float[Array, "batch ... channels"]:
+        """Normalises every sample by its own mean and variance."""
+        dtype, axes = x.dtype, tuple(range(1, x.ndim))
+        x = x.astype(statistics_dtype(x))
+        mean = x.mean(axes, keepdims=True)
+        variance = jnp.square(x - mean).mean(axes, keepdims=True)
+        y = (x - mean) * lax.rsqrt(variance + self.epsilon)
+        return (y * self.scale[...] + self.bias[...]).astype(dtype)
+
+
+class ConvNormAct(nnx.Module):
+    """Convolution, BatchNorm, activation; a kernel of one pixel is a matrix product."""
+
+    def __init__(
+        self,
+        config: MobileViTV2Config,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel_size: int = 1,
+        stride: int = 1,
+        dilation: int = 1,
+        per_channel: bool = False,
+        act: Callable[[Array], Array] | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if kernel_size == 1 and not per_channel:
+            self.convolution = Pointwise(config, inputs, outputs, bias=False, rngs=rngs)
+        else:
+            self.convolution = Convolution(
+                config,
+                inputs,
+                outputs,
+                kernel_size=kernel_size,
+                stride=stride,
+                dilation=dilation,
+                per_channel=per_channel,
+                rngs=rngs,
+            )
+        self.normalization = BatchNorm(config, outputs, rngs=rngs)
+        self.act = act
+
+    def __call__(self, x: Features) -> Features:
+        """Applies the three in turn."""
+        x = self.normalization(self.convolution(x))
+        return x if self.act is None else self.act(x)
+
+
+class InvertedResidual(nnx.Module):
+    """MobileNetV2's block: 1x1 expansion, 3x3 depthwise, linear 1x1 projection.
+
+    The input is added where neither size nor channels change. Source: arXiv 1801.04381, and
+    `InvertedResidual` of ml-cvnets `cvnets/modules/mobilenetv2.py`.
+    """
+
+    def __init__(
+        self,
+        config: MobileViTV2Config,
+        inputs: int,
+        outputs: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        rngs: nnx.Rngs,
+    ) -> None:
+        hidden = make_divisible(round(inputs * config.expand_ratio), 8)
+        act = activation(config)
+        self.expand = ConvNormAct(config, inputs, hidden, act=act, rngs=rngs)
+        self.depthwise = ConvNormAct(
+            config,
+            hidden,
+            hidden,
+            kernel_size=3,
+            stride=stride,
+            dilation=dilation,
+            per_channel=True,
+            act=act,
+            rngs=rngs,
+        )
+        self.project = ConvNormAct(config, hidden, outputs, rngs=rngs)
+        self.residual = stride == 1 and inputs == outputs
+
+    def __call__(self, x: Features, rngs: nnx.Rngs | None = None) -> Features:
+        """Applies the block; `rngs` is taken, and unused, so that all blocks are called alike."""
+        y = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.residual else y

@@ -1,0 +1,202 @@
+"""What a run says: console lines, `metrics.jsonl` and TensorBoard; and the clock behind them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+
+from etils import epath
+from tensorboardX import SummaryWriter
+
+
+@dataclasses.dataclass
+class Clock:
+    """Time spent in training steps: without compiling, evaluating and saving.
+
+    It is saved with each checkpoint, so that it goes on over interruptions.
+
+    Attributes:
+        seconds: training time of the whole run.
+        waiting: the part of it spent waiting for data.
+        steps: steps that were timed.
+    """
+
+    seconds: float = 0.0
+    waiting: float = 0.0
+    steps: int = 0
+
+    def __post_init__(self) -> None:
+        self._since = time.perf_counter()
+        self._mark = (self.seconds, self.waiting, self.steps)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves out what happens inside."""
+        self._advance()
+        try:
+            yield
+        finally:
+            self._since = time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Counts what happens inside as waiting, too."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.waiting += time.perf_counter() - start
+
+    def tick(self) -> None:
+        """Counts a step."""
+        self.steps += 1
+
+    def interval(self) -> tuple[float, float]:
+        """Returns seconds per step and the share of waiting since the last call."""
+        self._advance()
+        seconds, waiting, steps = (
+            now - then
+            for now, then in zip((self.seconds, self.waiting, self.steps), self._mark, strict=True)
+        )
+        self._mark = (self.seconds, self.waiting, self.steps)
+        return seconds / max(steps, 1), waiting / max(seconds, 1e-9)
+
+    def to_dict(self) -> dict[str, float]:
+        """Returns the counters, for the checkpoint's metadata; to be called while paused."""
+        return dataclasses.asdict(self)
+
+    def _advance(self) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self._since
+        self._since = now
+
+
+def format_seconds(seconds: float) -> str:
+    """Returns a duration such as "1:05:09" or "2:07"."""
+    minutes, second = divmod(max(round(seconds), 0), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """What turns a step's time into rates.
+
+    Attributes:
+        steps: length of the run.
+        steps_per_epoch: length of an epoch.
+        batch_size: images per step, over all devices.
+        tflop_per_image: arithmetic of training on one image, in 10^12 operations.
+        peak_tflops: of all devices together, where it is known.
+    """
+
+    steps: int
+    steps_per_epoch: int
+    batch_size: int
+    tflop_per_image: float
+    peak_tflops: float | None
+
+
+def console_line(
+    step: int, metrics: Mapping[str, float], scale: Scale, seconds_per_step: float
+) -> str:
+    """Returns the line that tells where training stands."""
+    parts = [
+        f"step {step:{len(str(scale.steps))}d}/{scale.steps}",
+        f"epoch {step / scale.steps_per_epoch:.1f}",
+        f"loss {metrics['train/loss']:.4f}",
+        f"lr {metrics['train/learning_rate']:.2e}",
+        f"grad {metrics['train/gradient_norm']:.2f}",
+        f"{metrics['train/images_per_second']:.0f} img/s",
+        f"data {metrics['train/data_wait']:.1%}",
+        f"{metrics['train/tflops']:.3g} TFLOP/s",
+    ]
+    if "train/utilisation" in metrics:
+        parts.append(f"util {metrics['train/utilisation']:.1%}")
+    parts.append(f"ETA {format_seconds(seconds_per_step * (scale.steps - step))}")
+    return "  ".join(parts)
+
+
+def rates(scale: Scale, seconds_per_step: float, data_wait: float) -> dict[str, float]:
+    """Returns the metrics that follow from the time of a step."""
+    images_per_second = scale.batch_size / seconds_per_step
+    tflops = scale.tflop_per_image * images_per_second
+    values = {
+        "train/images_per_second": images_per_second,
+        "train/data_wait": data_wait,
+        "train/tflops": tflops,
+    }
+    if scale.peak_tflops:
+        values["train/utilisation"] = tflops / scale.peak_tflops
+    return values
+
+
+class Logger:
+    """Writes metrics of one run; on processes other than the first it does nothing.
+
+    Args:
+        directory: the run directory.
+        step: where the run continues; later lines of an interrupted run are cut off.
+        tensorboard: also write TensorBoard events.
+        active: False on all processes but the first.
+    """
+
+    def __init__(
+        self, directory: epath.PathLike, *, step: int, tensorboard: bool, active: bool
+    ) -> None:
+        self._active = active
+        self._events = None
+        if not active:
+            return
+        self._path = epath.Path(directory) / "metrics.jsonl"
+        kept = [line for line in read_metrics(self._path) if line["step"] <= step]
+        temporary = self._path.with_suffix(".tmp")
+        temporary.write_text("".join(map(_json_line, kept)))
+        temporary.rename(self._path)
+        self._file = open(self._path, "a")  # noqa: SIM115 (closed by `close`)
+        if tensorboard:
+            self._events = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
+
+    def say(self, text: str = "") -> None:
+        """Prints a line."""
+        if self._active:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends the metrics of a step to `metrics.jsonl` and TensorBoard."""
+        if not self._active:
+            return
+        self._file.write(_json_line({"step": step, **metrics}))
+        self._file.flush()
+        if self._events is not None:
+            for name, value in metrics.items():
+                self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._active:
+            self._file.close()
+            if self._events is not None:
+                self._events.close()
+
+
+def _json_line(values: Mapping[str, float]) -> str:
+    # JSON has no NaN: a reader in another language would refuse the whole file.
+    safe = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+    return json.dumps(safe) + "\n"
+
+
+def read_metrics(path: epath.PathLike) -> list[dict[str, float]]:
+    """Returns the lines of a `metrics.jsonl`; one that was cut off at the end is left out."""
+    file = epath.Path(path)
+    lines = []
+    for text in file.read_text().splitlines() if file.exists() else []:
+        with contextlib.suppress(ValueError):
+            lines.append(json.loads(text))
+    return lines

@@ -1,0 +1,229 @@
+"""The training loop. It reads from top to bottom.
+
+The order of its parts is a promise (evaluate, save, next batch, step), and so is what each of
+the comments marked "Invariant" says. Tests hold both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+
+import jax
+import ml_collections
+from etils import epath
+
+from mobilevitv2_jax.config import Duration
+from mobilevitv2_jax.data.augment import train_transform
+from mobilevitv2_jax.data.loader import train_batches
+from mobilevitv2_jax.data.sources import load_source
+from mobilevitv2_jax.evaluation.classification import predict
+from mobilevitv2_jax.evaluation.pictures import save_predictions
+from mobilevitv2_jax.models import summary
+from mobilevitv2_jax.training import logging, report, run_directory
+from mobilevitv2_jax.training.experiment import prepare
+from mobilevitv2_jax.training.faults import EXIT_STATUS, StopRequest
+from mobilevitv2_jax.training.mesh import batch_sharding, peak_tflops, replicated
+from mobilevitv2_jax.training.optimizer import make_optimizer
+from mobilevitv2_jax.training.schedule import Schedule
+from mobilevitv2_jax.training.step import make_train_step
+from mobilevitv2_jax.weights.checkpoint import Checkpoints
+
+
+class NonFiniteError(RuntimeError):
+    """Training that stopped because step after step was not finite."""
+
+
+def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: str) -> int:
+    """Trains, or continues to train, until the end of the schedule.
+
+    Args:
+        config: a validated experiment.
+        workdir: the run directory; made if need be, continued if it holds this run.
+        command: the command line that continues the run, to be shown to the user.
+
+    Returns:
+        The exit status: 0 when finished, 75 after SIGTERM, 130 after Ctrl-C.
+
+    Raises:
+        ConfigError: before anything is compiled, if the run cannot be started as asked.
+        NonFiniteError: if `optimizer.max_skipped` steps in a row were not finite.
+    """
+    # ---- Devices, data and model ---------------------------------------------------------
+    directory = run_directory.open_run(config, workdir)
+    experiment = prepare(config)
+    mesh = experiment.mesh
+    source = load_source(config.data.source, config.data.train_split, config.data.directory)
+    schedule = Schedule.from_config(config, len(source))
+    optimizer = make_optimizer(config)
+    steps = functools.partial(
+        Duration.steps, examples=len(source), batch_size=config.data.batch_size
+    )
+    eval_every = steps(Duration.parse(config.eval.every))
+    save_every = steps(Duration.parse(config.checkpoint.every))
+    log_every = steps(Duration.parse(config.log.every))
+    table = summary.summarize(experiment.model, config.data.image_size)
+    scale = logging.Scale(
+        steps=schedule.steps,
+        steps_per_epoch=schedule.steps_per_epoch,
+        batch_size=config.data.batch_size,
+        # A multiplication and an addition each, forward once and backward twice.
+        tflop_per_image=3 * 2 * table.macs / 1e12,
+        peak_tflops=peak_tflops(mesh),
+    )
+    is_first = jax.process_index() == 0
+
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                directory / "checkpoints",
+                keep_latest=config.checkpoint.keep_latest,
+                keep_best=config.checkpoint.keep_best,
+                best_metric=config.checkpoint.best_metric,
+            )
+        )
+        start = checkpoints.latest_step() or 0
+        logger = logging.Logger(
+            directory, step=start, tensorboard=config.log.tensorboard, active=is_first
+        )
+        stack.callback(logger.close)
+        logger.say(report.introduction(experiment.model, mesh, source, experiment.eval_source))
+        if start >= schedule.steps and run_directory.read_results(directory, start):
+            logger.say(report.finished(directory, config, start, checkpoints.best_step(), command))
+            return 0
+        if is_first:
+            experiment.model.save_pretrained(directory / "model")
+            text = summary.render(table) + "\n\n" + "\n".join(report.config_lines(config)) + "\n"
+            (directory / "summary.txt").write_text(text)
+
+        # ---- State: new, or that of the last checkpoint ----------------------------------
+        metadata: dict[str, dict[str, float]] = {"clock": {}}
+        if start:
+            state, metadata = checkpoints.restore(start, experiment.abstract_state)
+            logger.say(f"continuing {directory} at step {start} of {schedule.steps}")
+        else:
+            state = jax.jit(experiment.initial_state, out_shardings=replicated(mesh))()
+            logger.say(f"starting {directory}: {schedule.steps} steps")
+
+        # ---- Compile ---------------------------------------------------------------------
+        # Invariant: one program for any number of devices; the state is donated, so that a
+        # step needs no second copy of it.
+        key = jax.device_put(jax.random.key(config.seed), replicated(mesh))
+        train_step = jax.jit(
+            make_train_step(config, experiment.graphs.train, optimizer, schedule),
+            donate_argnums=0,
+            out_shardings=replicated(mesh),
+        )
+        began = time.perf_counter()
+        batch_shape = (config.data.batch_size, *2 * (config.data.image_size,), 3)
+        lowered = train_step.lower(
+            experiment.abstract_state,
+            {
+                "image": jax.ShapeDtypeStruct(batch_shape, "uint8", sharding=batch_sharding(mesh)),
+                "label": jax.ShapeDtypeStruct(
+                    batch_shape[:1], "int32", sharding=batch_sharding(mesh)
+                ),
+            },
+            key,
+        )
+        traced = time.perf_counter()
+        compiled_step = lowered.compile()
+        compiled = time.perf_counter()
+        logger.say(
+            f"compiled the training step in {compiled - began:.0f} s "
+            f"({traced - began:.0f} s tracing, {compiled - traced:.0f} s XLA)"
+        )
+
+        # ---- Loop: evaluate, save, next batch, step --------------------------------------
+        # Invariant: the order of the data follows from seed and step alone, so that resuming
+        # at a step is slicing there.
+        batches = stack.enter_context(
+            train_batches(
+                source,
+                train_transform(config),
+                batch_size=config.data.batch_size,
+                seed=config.seed,
+                start_step=start,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+                workers=config.data.workers,
+                threads=config.data.threads,
+            )
+        )
+        stop = stack.enter_context(StopRequest())
+        pending: tuple[int, dict[str, jax.Array]] | None = None
+        metrics: dict[str, float] = {}
+        clock = logging.Clock(**metadata["clock"])  # type: ignore[arg-type]
+
+        def log(step: int, values: dict[str, jax.Array]) -> None:
+            fetched = {f"train/{name}": float(x) for name, x in jax.device_get(values).items()}
+            skipped = int(fetched.pop("train/skipped_in_a_row"))
+            if skipped:
+                logger.say(f"step {step}: not finite, skipped ({skipped} in a row)")
+                logger.write(step, {"train/skipped_in_a_row": skipped})
+            if skipped >= config.optimizer.max_skipped:
+                raise NonFiniteError(
+                    f"{skipped} steps in a row up to step {step} were not finite. The last good "
+                    f"checkpoint is step {checkpoints.latest_step()}; a lower "
+                    "config.schedule.learning_rate or a longer config.schedule.warmup may help"
+                )
+            if step % log_every == 0 or step == schedule.steps:
+                seconds_per_step, data_wait = clock.interval()
+                fetched |= logging.rates(scale, seconds_per_step, data_wait)
+                logger.say(logging.console_line(step, fetched, scale, seconds_per_step))
+                logger.write(step, fetched)
+
+        for step in range(start, schedule.steps + 1):
+            last, stopping = step == schedule.steps, stop.signal is not None
+            due = step > start and (last or step % eval_every == 0)
+            saving = step > start and (last or step % save_every == 0 or due)
+            if pending and (due or saving or stopping):
+                log(*pending)
+                pending = None
+            with clock.paused():
+                if due or (last and not metrics):
+                    metrics = experiment.evaluate(state)
+                    logger.write(step, metrics)
+                    logger.say(report.evaluation_line(step, metrics))
+                if saving or (stopping and step > start):
+                    checkpoints.save(
+                        step, state, {"clock": clock.to_dict()}, metrics if due else None
+                    )
+            if last or stopping:
+                break
+            with clock.waiting_for_data():
+                batch = next(batches)
+            with jax.transfer_guard("disallow"):
+                arrays = experiment.put({name: batch[name] for name in ("image", "label")})
+                state, values = compiled_step(state, arrays, key)
+            # Invariant: the metrics of a step are fetched while the next one runs.
+            if pending:
+                log(*pending)
+            pending = (step + 1, values)
+            clock.tick()
+
+        if stop.signal and not last:
+            checkpoints.close()
+            logger.say(f"stopped at step {step} of {schedule.steps}. To continue:\n  {command}")
+            return EXIT_STATUS[stop.signal]
+
+        # ---- Results ---------------------------------------------------------------------
+        with experiment.eval_batches() as eval_batches:
+            predictions = predict(
+                experiment.evaluation_step,
+                state.ema_parameters,
+                state.ema_statistics,
+                eval_batches,
+                experiment.put,
+                limit=config.eval.pictures_from,
+            )
+        if is_first:
+            title = f"{source.name}, held out: top-1 {metrics['eval_ema/top1']:.2%} (EMA)"
+            names = [experiment.model.id2label[i] for i in range(len(experiment.model.id2label))]
+            save_predictions(directory / "predictions.png", predictions, names, title)
+            run_directory.write_results(directory, schedule.steps, metrics)
+        checkpoints.close()
+        best = checkpoints.best_step()
+        logger.say(report.finished(directory, config, schedule.steps, best, command))
+    return 0

@@ -1,0 +1,86 @@
+"""The run directory: what it holds, and whether it is ours to write to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import ml_collections
+from etils import epath
+
+from mobilevitv2_jax.config import ConfigError, differences, from_json, to_json
+
+
+def read_config(directory: epath.PathLike) -> ml_collections.ConfigDict:
+    """Returns the config of the run in `directory`.
+
+    Raises:
+        ConfigError: if there is no run, or its config cannot be read.
+    """
+    path = epath.Path(directory) / "config.json"
+    if not path.exists():
+        raise ConfigError(
+            f"{directory} is not a run directory: it has no config.json. "
+            "Train first, or pass the --workdir that the training printed"
+        )
+    return from_json(path.read_text(), str(path))
+
+
+def open_run(config: ml_collections.ConfigDict, directory: epath.PathLike) -> epath.Path:
+    """Makes the run directory, or checks that the one that exists belongs to this config.
+
+    Raises:
+        ConfigError: if it cannot be written, holds something else, or belongs to another
+            config: the fields that differ are named.
+    """
+    path = epath.Path(directory)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if (path / "config.json").exists():
+            _check_same(read_config(path), config, path)
+        elif any(path.iterdir()):
+            raise ConfigError(
+                f"workdir {path} is not empty and is not a run directory: choose another"
+            )
+        write_atomically(path / "config.json", to_json(config))
+    except OSError as error:
+        raise ConfigError(
+            f"workdir {path} cannot be written ({error.strerror or error}): choose another "
+            "with --workdir"
+        ) from None
+    return path
+
+
+def _check_same(
+    saved: ml_collections.ConfigDict, wanted: ml_collections.ConfigDict, path: epath.Path
+) -> None:
+    changed = differences(saved, wanted)
+    if changed:
+        raise ConfigError(
+            f"workdir {path} belongs to a run with another config: {'; '.join(changed)}. "
+            "Choose another --workdir, or name what may change in "
+            "--config.checkpoint.allow_changes=KEY,…"
+        )
+
+
+def write_atomically(path: epath.Path, text: str) -> None:
+    """Writes a file that is either whole or not there."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def write_results(directory: epath.PathLike, step: int, metrics: Mapping[str, float]) -> None:
+    """Adds the metrics of an evaluated step to `eval.json`."""
+    path = epath.Path(directory) / "eval.json"
+    results = {**_read_all_results(path), str(step): dict(metrics)}
+    write_atomically(path, json.dumps(results, indent=2) + "\n")
+
+
+def read_results(directory: epath.PathLike, step: int) -> dict[str, float] | None:
+    """Returns the metrics of an evaluated step, or None."""
+    return _read_all_results(epath.Path(directory) / "eval.json").get(str(step))
+
+
+def _read_all_results(path: epath.Path) -> dict[str, dict[str, float]]:
+    return json.loads(path.read_text()) if path.exists() else {}

@@ -1,0 +1,98 @@
+"""One training step: a pure function of state, batch and key."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from flax import nnx
+from jaxtyping import Array
+
+from mobilevitv2_jax.models.functional import Arrays, arrays, merge
+from mobilevitv2_jax.models.losses import cross_entropy
+from mobilevitv2_jax.training.optimizer import clip_by_norm
+from mobilevitv2_jax.training.schedule import Schedule
+from mobilevitv2_jax.training.state import TrainState
+
+Metrics = dict[str, Array]
+TrainStep = Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    config: ml_collections.ConfigDict,
+    graph: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    schedule: Schedule,
+) -> TrainStep:
+    """Returns the training step, to be jitted with its state donated.
+
+    The step takes (state, batch, key). The batch has "image" [batch, height, width, channels]
+    in uint8 and "label" [batch]; the key is that of the run and the same at every step.
+    Returned metrics: "loss", "learning_rate", "gradient_norm" and "skipped_in_a_row".
+    """
+
+    def loss_function(
+        parameters: Arrays, statistics: Arrays, batch: dict[str, Array], key: Array
+    ) -> tuple[Array, Arrays]:
+        model = merge(graph, parameters, statistics)
+        pixel_values = batch["image"].astype(jnp.float32) / 255
+        logits = model(pixel_values, rngs=nnx.Rngs(dropout=key)).logits
+        losses = cross_entropy(
+            logits, batch["label"], label_smoothing=config.optimizer.label_smoothing
+        )
+        return losses.mean(), arrays(model)[1]
+
+    def train_step(
+        state: TrainState, batch: dict[str, Array], key: Array
+    ) -> tuple[TrainState, Metrics]:
+        # Invariant: every random draw follows from the key and the step, so that a resumed
+        # run needs no other state to draw the same.
+        key = jax.random.fold_in(key, state.step)
+        (loss, statistics), gradients = jax.value_and_grad(loss_function, has_aux=True)(
+            state.parameters, state.statistics, batch, key
+        )
+        norm = optax.global_norm(gradients)
+        gradients = clip_by_norm(gradients, norm, config.optimizer.gradient_clip)
+        direction, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
+        learning_rate = schedule(state.step)
+        parameters = jax.tree.map(
+            lambda parameter, change: parameter - learning_rate.astype(parameter.dtype) * change,
+            state.parameters,
+            direction,
+        )
+        ema_parameters, ema_statistics = jax.tree.map(
+            lambda average, new: average + config.ema.momentum * (new - average),
+            (state.ema_parameters, state.ema_statistics),
+            (parameters, statistics),
+        )
+        proposed = dataclasses.replace(
+            state,
+            parameters=parameters,
+            statistics=statistics,
+            optimizer=optimizer_state,
+            ema_parameters=ema_parameters,
+            ema_statistics=ema_statistics,
+        )
+        # Invariant: a batch with a non-finite result changes nothing but the counters. The loss
+        # alone does not show it: an activation such as ReLU may turn NaN into 0.
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm) & _all_finite(statistics)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, state)
+        skipped = jnp.where(finite, 0, state.skipped_in_a_row + 1)
+        metrics = {
+            "loss": loss,
+            "learning_rate": learning_rate,
+            "gradient_norm": norm,
+            "skipped_in_a_row": skipped,
+        }
+        return dataclasses.replace(kept, step=state.step + 1, skipped_in_a_row=skipped), metrics
+
+    return train_step
+
+
+def _all_finite(tree: Any) -> Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
