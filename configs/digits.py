@@ -21,12 +21,17 @@ def get_config(arg=""):
     config.data.batch_size = 64
     config.data.image_size = config.eval.resize = config.eval.crop = arg.resolution
 
+    # Handwriting varies in size and slant, and has a right way round: no flips.
+    config.augment.random_resized_crop = True
+    config.augment.scale = (0.7, 1.0)
+    config.augment.ratio = (0.8, 1.25)
+
     config.schedule.total = "14 epochs"
     config.schedule.warmup = "1 epochs"
     config.schedule.learning_rate = 2e-3
     config.schedule.min_learning_rate = 2e-5
     config.optimizer.weight_decay = 0.05
-    config.ema.momentum = 0.02  # the average spans the last 50 of some 320 steps
+    config.ema.momentum = 0.1  # the average spans the last 10 of some 320 steps
 
     config.eval.every = config.checkpoint.every = "2 epochs"
     config.eval.batch_size = 72  # five full batches of the 360 held-out digits

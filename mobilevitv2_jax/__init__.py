@@ -13,6 +13,7 @@ _HOMES = {
     "MobileViTV2Config": "mobilevitv2_jax.models.config",
     "MobileViTV2Model": "mobilevitv2_jax.models.backbone",
     "MobileViTV2ForImageClassification": "mobilevitv2_jax.models.tasks",
+    "MobileViTV2ForSemanticSegmentation": "mobilevitv2_jax.models.tasks",
     "create_model": "mobilevitv2_jax.models.zoo",
     "list_models": "mobilevitv2_jax.models.zoo",
 }

@@ -7,13 +7,16 @@ config runs that file: configs are trusted code. This module imports neither jax
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import hashlib
 import importlib.util
 import json
 import math
 import pathlib
 import re
-from collections.abc import Mapping
+import sys
+import traceback
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
@@ -30,6 +33,11 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 FREE_AT_RESUME = ("checkpoint.", "log.", "mesh.", "data.workers", "data.threads", "eval.every")
 """Keys (or groups) that may change when a run continues, because no result depends on them."""
 
+_BEST_METRICS = {
+    "classification": ("eval_ema/top1", "eval/top1", "eval_ema/top5", "eval/top5"),
+    "segmentation": ("eval_ema_squashed/miou", "eval_squashed/miou"),
+}
+
 
 class ConfigError(ValueError):
     """A config that cannot be used. The message says what is wrong and what to do about it."""
@@ -39,6 +47,7 @@ def default_config() -> ml_collections.ConfigDict:
     """Returns the schema with its defaults: unlocked, so that a config may fill it in."""
     c = ml_collections.ConfigDict()
 
+    c.task = "classification"  # "classification" | "segmentation"
     c.seed = 0  # of the weights, the order of the data, the augmentation and dropout
 
     c.model = _model_defaults()  # the fields of MobileViTV2Config; labels come from the data
@@ -57,6 +66,8 @@ def default_config() -> ml_collections.ConfigDict:
     c.augment.random_resized_crop = False  # False resizes as in evaluation
     c.augment.scale = (0.08, 1.0)  # share of the image's area that the crop covers
     c.augment.ratio = (3 / 4, 4 / 3)  # width over height of the crop
+    c.augment.short_side = (256, 768)  # segmentation: range of the random short side, in pixels
+    c.augment.long_side = 1024  # segmentation: the most that the long side may be, in pixels
     c.augment.horizontal_flip = 0.0  # probability
     c.augment.interpolation = "bicubic"  # "bilinear" | "bicubic"
 
@@ -77,7 +88,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.schedule.warmup_learning_rate = 0.0  # where the linear warm-up begins
     c.schedule.learning_rate = 2e-3  # peak
     c.schedule.min_learning_rate = 2e-4  # where the cosine ends
-    c.schedule.update = "step"  # "step" | "epoch": how often the cosine is evaluated
+    c.schedule.per_epoch = False  # hold the cosine constant within an epoch, as ml-cvnets does
 
     c.ema = ml_collections.ConfigDict()
     c.ema.momentum = 0.0005  # ema <- (1 - momentum) * ema + momentum * model, after each step
@@ -111,12 +122,30 @@ def _model_defaults() -> ml_collections.ConfigDict:
     optional = {"num_labels": int, "problem_type": str, "batch_norm_group_size": int}
     group = ml_collections.ConfigDict()
     for field in dataclasses.fields(MobileViTV2Config):
+        default: Any = field.default
         if field.name in optional:
             group[field.name] = config_dict.placeholder(optional[field.name])
         elif field.name not in ("id2label", "label2id", "unknown"):
             fractional = field.name == "ffn_multiplier"  # its default is an integer
-            group[field.name] = float(field.default) if fractional else field.default
+            group[field.name] = float(default) if fractional else default
     return group
+
+
+def nearest_key(name: str, keys: Iterable[str]) -> str:
+    """Returns `" (did you mean 'group.key'?)"` for the closest of `keys`, or `""`.
+
+    The last parts are compared too, so that a key without its group, or in a wrong one, is
+    found; where several are equally close, as for `batch_size`, all are named.
+    """
+
+    def closeness(key: str) -> float:
+        pairs = ((name, key), (name.rpartition(".")[2], key.rpartition(".")[2]))
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    scores = {key: closeness(key) for key in keys}
+    best = max(scores.values(), default=0.0)
+    close = [repr(key) for key, score in scores.items() if score == best >= 0.6]
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
 def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
@@ -167,7 +196,7 @@ class Duration:
         Raises:
             ConfigError: if `text` is not a number of steps, epochs or examples.
         """
-        match = re.fullmatch(r"\s*([0-9.eE+]+)\s*(step|epoch|example)s?\s*", str(text))
+        match = re.fullmatch(r"\s*([0-9.][0-9.eE+-]*)\s*(step|epoch|example)s?\s*", str(text))
         try:
             return cls(float(match[1]), match[2] + "s")  # type: ignore[index]
         except (TypeError, ValueError):
@@ -192,11 +221,12 @@ def find_file(path: str) -> pathlib.Path:
     for file in (pathlib.Path(path), REPOSITORY / path):
         if file.is_file():
             return file.resolve()
+    places = dict.fromkeys(map(str, (pathlib.Path.cwd(), REPOSITORY)))
     known = sorted(f"configs/{file.name}" for file in (REPOSITORY / "configs").glob("*.py"))
     raise ConfigError(
         f"no config file {path!r}{nearest(path, known)}; "
-        f"it is looked up in {pathlib.Path.cwd()} and in {REPOSITORY}, "
-        f"which has {', '.join(known) or 'none'}"
+        f"it is looked up in {' and in '.join(places)}. "
+        f"There are {', '.join(known) or 'none'}"
     )
 
 
@@ -204,21 +234,41 @@ def load(path: str, arg: str = "") -> ml_collections.ConfigDict:
     """Runs the config file `path` and returns its `get_config(arg)`, locked.
 
     Raises:
-        ConfigError: if the file is missing, has no `get_config`, or sets an unknown key.
+        ConfigError: if the file is missing, fails, has no `get_config`, or its keys are not
+            those of the schema.
     """
     file = find_file(path)
-    spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
-    assert spec is not None and spec.loader is not None  # a .py file always has both
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f"{file} must define get_config(arg), and does not")
-    config = module.get_config(arg)
-    strange = sorted(flatten(config).keys() - flatten(default_config()).keys())
-    if strange:
-        hint = nearest(strange[0], flatten(default_config()))
-        raise ConfigError(f"{file} sets the unknown key {strange[0]!r}{hint}")
+    config = _run(file, arg)
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise ConfigError(f"get_config of {file} must return a ConfigDict, got {config!r}")
+    keys, known = flatten(config).keys(), flatten(default_config()).keys()
+    for key in sorted(keys - known):
+        raise ConfigError(f"{file} sets the unknown key {key!r}{nearest_key(key, known)}")
+    for key in sorted(known - keys):
+        raise ConfigError(f"{file} lacks the key {key!r}; start from default_config()")
     return config.lock()
+
+
+def _run(file: pathlib.Path, arg: str) -> Any:
+    """Returns what the `get_config` of a file returns; an error in it names the file's line."""
+    spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{file} must be a Python file, with a name that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise ConfigError(f"{file} must define get_config(arg), and does not")
+        return module.get_config(arg)
+    except ConfigError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+        if isinstance(error, SyntaxError) and error.filename == str(file):
+            lines.append(error.lineno)
+        where = f"{file}:{lines[-1]}" if lines else str(file)
+        raise ConfigError(f"{where} failed with {type(error).__name__}: {error}") from error
 
 
 def flatten(config: ml_collections.ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
@@ -247,7 +297,7 @@ def from_json(text: str, where: str) -> ml_collections.ConfigDict:
     try:
         values = json.loads(text)
         form = values.pop("format")
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(
             f"{where} is not the config of a run (expected format {FORMAT})"
         ) from None
@@ -257,9 +307,11 @@ def from_json(text: str, where: str) -> ml_collections.ConfigDict:
     known = flatten(config)
     for key, value in flatten(values).items():
         if key not in known:
-            raise ConfigError(f"{where} has the unknown key {key!r}{nearest(key, known)}")
-        default = _get(config, key)
-        _set(config, key, tuple(value) if isinstance(default, tuple) else value)
+            raise ConfigError(f"{where} has the unknown key {key!r}{nearest_key(key, known)}")
+        try:
+            _set(config, key, tuple(value) if isinstance(_get(config, key), tuple) else value)
+        except TypeError as error:
+            raise ConfigError(f"{where} has a value of the wrong type for {key}: {error}") from None
     return config.lock()
 
 
@@ -327,6 +379,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         duration = Duration.parse(_get(config, key), f"config.{key}")
         if duration.value <= 0 and key != "schedule.warmup":
             _refuse(key, "longer than nothing", _get(config, key))
+        if not math.isfinite(duration.value):
+            _refuse(key, "finite", _get(config, key))
     for key in (
         "data.batch_size",
         "data.image_size",
@@ -348,6 +402,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "schedule.warmup_learning_rate",
         "schedule.learning_rate",
         "schedule.min_learning_rate",
+        "optimizer.epsilon",
         "checkpoint.keep_best",
         "mesh.devices",
     ):
@@ -360,26 +415,34 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for key in ("optimizer.label_smoothing", "optimizer.momentum"):
         if not 0 <= _get(config, key) < 1:
             _refuse(key, "in [0, 1)", _get(config, key))
-    low, high = config.augment.scale
-    if not 0 < low <= high <= 1:
-        _refuse("augment.scale", "two shares with 0 < smallest <= largest <= 1", (low, high))
-    low, high = config.augment.ratio
-    if not 0 < low <= high:
-        _refuse("augment.ratio", "two ratios with 0 < smallest <= largest", (low, high))
+    for key, meaning, largest in (
+        ("augment.scale", "two shares with 0 < smallest <= largest <= 1", 1.0),
+        ("augment.ratio", "two finite ratios with 0 < smallest <= largest", sys.float_info.max),
+    ):
+        value = _get(config, key)
+        if len(value) != 2 or not 0 < value[0] <= value[1] <= largest:
+            _refuse(key, meaning, value)
+    betas = config.optimizer.betas
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        _refuse("optimizer.betas", "two numbers in [0, 1)", betas)
+    low, high = config.augment.short_side
+    if not 0 < low <= high <= config.augment.long_side:
+        allowed = f"two sizes with 0 < smallest <= largest <= {config.augment.long_side}"
+        _refuse("augment.short_side", f"{allowed} (augment.long_side)", (low, high))
     if config.eval.crop > config.eval.resize:
         _refuse(
             "eval.crop", f"at most eval.resize, which is {config.eval.resize}", config.eval.crop
         )
-    for key, allowed in {
+    for name, choices in {
+        "task": tuple(_BEST_METRICS),
+        "checkpoint.best_metric": _BEST_METRICS.get(config.task, ()),
         "optimizer.name": ("adamw", "sgd"),
-        "schedule.update": ("step", "epoch"),
         "augment.interpolation": ("bilinear", "bicubic"),
         "eval.interpolation": ("bilinear", "bicubic"),
-        "checkpoint.best_metric": ("eval/top1", "eval/top5", "eval_ema/top1", "eval_ema/top5"),
     }.items():
-        value = _get(config, key)
-        if value not in allowed:
-            _refuse(key, "one of " + ", ".join(allowed), value, nearest(value, allowed))
+        value = _get(config, name)
+        if value not in choices:
+            _refuse(name, "one of " + ", ".join(choices), value, nearest(value, choices))
 
 
 def _refuse(key: str, allowed: str, value: Any, hint: str = "") -> None:

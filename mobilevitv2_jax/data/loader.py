@@ -66,7 +66,7 @@ def train_batches(
     making up the global batch, a batch holds
 
     - "image", uint8 [b, height, width, 3],
-    - "label", int32 [b],
+    - "label", int32 [b], or uint8 [b, height, width] of a segmentation,
     - "index", int64 [b]: the example's index in the source,
     - "corrupt", bool [b]: the record could not be decoded; image and label are those of the
       next one in the source that can.
@@ -150,7 +150,7 @@ class _Records:
                 continue
             return {
                 "image": image,
-                "label": np.int32(record["label"]),
+                "label": record["label"],
                 "index": np.int64(index),
                 "corrupt": np.bool_(step > 0),
             }

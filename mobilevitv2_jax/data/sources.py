@@ -13,7 +13,10 @@ from mobilevitv2_jax.models.config import nearest
 
 # Name -> module with `SPLITS` and `load(split, directory)`. Modules, not functions: a data set
 # brings heavy readers (scikit-learn, TFDS), which only its own runs should import.
-_MODULES = {"digits": "mobilevitv2_jax.data.digits"}
+_MODULES = {
+    "digits": "mobilevitv2_jax.data.digits",
+    "digit_scenes": "mobilevitv2_jax.data.digit_scenes",
+}
 
 
 class Source(Protocol):
@@ -42,7 +45,11 @@ class Source(Protocol):
         """Number of examples."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns "image", encoded (bytes) or uint8 RGB [height, width, 3], and "label", int32."""
+        """Returns one example.
+
+        "image" is encoded (bytes) or uint8 RGB [height, width, 3]; "label" is the class in
+        int32, or a map of classes in uint8 [height, width].
+        """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Evaluation of an image classifier over a whole set, raw weights and their average at once."""
+"""Evaluation over a whole set, of raw weights and of their average at once."""
 
 from __future__ import annotations
 
@@ -68,13 +68,14 @@ class Predictions:
 
     Attributes:
         images: [examples, height, width, 3] in uint8, as the model saw them.
-        labels: true classes.
-        probabilities: [examples, classes].
+        labels: true classes, of images or of pixels.
+        outputs: what the evaluation step returns besides sums: the probabilities [examples,
+            classes] of a classifier, the classes [examples, height, width] of a segmentation.
     """
 
     images: np.ndarray
     labels: np.ndarray
-    probabilities: np.ndarray
+    outputs: np.ndarray
 
 
 def predict(
@@ -85,14 +86,14 @@ def predict(
     put: Callable[[Batch], dict[str, jax.Array]],
     limit: int,
 ) -> Predictions:
-    """Returns the first `limit` examples of the batches with their probabilities."""
+    """Returns the first `limit` examples of the batches with the model's outputs."""
     parts: list[tuple[Any, ...]] = []
     for batch in batches:
-        _, probabilities = step(
+        _, outputs = step(
             parameters, statistics, put({name: batch[name] for name in ("image", "label", "mask")})
         )
         keep = batch["mask"] > 0
-        part = (batch["image"], batch["label"], jax.device_get(probabilities))
+        part = (batch["image"], batch["label"], jax.device_get(outputs))
         parts.append(tuple(array[keep] for array in part))
         if sum(len(labels) for _, labels, _ in parts) >= limit:
             break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mobilevitv2_jax.models.losses import cross_entropy
@@ -34,14 +35,65 @@ def classification_sums(
     }
 
 
+def segmentation_sums(
+    logits: Float[Array, "batch height width classes"],
+    labels: Int[Array, "batch height width"],
+    mask: Float[Array, " batch"],
+    ignored: int,
+) -> Sums:
+    """Returns sums over the pixels that count, in the images whose mask is 1.
+
+    Args:
+        logits: scores at the size of the labels.
+        labels: true classes; `ignored`, and anything that is no class, does not count.
+        mask: 0 leaves an image out.
+        ignored: the label of pixels without a class.
+
+    Returns:
+        "confusion" [true class, predicted class], "loss" and "count".
+    """
+    classes = logits.shape[-1]
+    labels = labels.astype(jnp.int32)
+    counted = (labels != ignored) & (labels >= 0) & (labels < classes)
+    counted &= (mask > 0)[:, None, None]
+    safe = jnp.where(counted, labels, 0)
+    confusion = jnp.zeros((classes, classes), jnp.int32)
+    confusion = confusion.at[safe, logits.argmax(-1)].add(counted.astype(jnp.int32))
+    return {
+        "confusion": confusion,
+        "loss": jnp.where(counted, cross_entropy(logits, safe), 0).sum(),
+        "count": counted.sum(),
+    }
+
+
 def means(sums: Sums) -> dict[str, float]:
-    """Returns loss, top1 and top5 per example, as Python numbers.
+    """Returns the metrics that the sums of a set make, as Python numbers.
+
+    Sums are divided by "count"; a confusion matrix becomes "miou" and "pixel_accuracy".
 
     Raises:
         ValueError: if no example was counted.
     """
-    values = {name: float(value) for name, value in jax.device_get(sums).items()}
-    count = values.pop("count")
+    values = dict(jax.device_get(sums))
+    count, confusion = float(values.pop("count")), values.pop("confusion", None)
     if not count:
         raise ValueError("no example was evaluated: the set is empty, or none could be decoded")
-    return {name: value / count for name, value in values.items()}
+    metrics = {name: float(value) / count for name, value in values.items()}
+    return metrics if confusion is None else {**segmentation_metrics(confusion), **metrics}
+
+
+def intersection_over_union(
+    confusion: Int[np.ndarray, "classes classes"],
+) -> Float[np.ndarray, " classes"]:
+    """Returns the IoU of each class; NaN for one that neither truth nor prediction shows."""
+    intersection = np.diag(confusion).astype(np.float64)
+    union = confusion.sum(0) + confusion.sum(1) - intersection
+    return np.divide(intersection, union, out=np.full(len(union), np.nan), where=union > 0)
+
+
+def segmentation_metrics(confusion: Int[np.ndarray, "classes classes"]) -> dict[str, float]:
+    """Returns "miou", the mean over the classes that occur, and "pixel_accuracy"."""
+    return {
+        "miou": float(np.nanmean(intersection_over_union(confusion))),
+        "pixel_accuracy": float(np.diag(confusion).sum() / confusion.sum()),
+    }

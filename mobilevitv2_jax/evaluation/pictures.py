@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
+from jaxtyping import UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from mobilevitv2_jax.evaluation.classification import Predictions
 
@@ -21,7 +23,7 @@ def choose_examples(predictions: Predictions, count: int) -> np.ndarray:
     The right ones are the least sure and the surest, so that the picture shows where the model
     begins to doubt.
     """
-    chosen, sure = predictions.probabilities.argmax(-1), predictions.probabilities.max(-1)
+    chosen, sure = predictions.outputs.argmax(-1), predictions.outputs.max(-1)
     order = np.argsort(-sure, kind="stable")
     wrong = order[chosen[order] != predictions.labels[order]][: count // 2]
     right = order[chosen[order] == predictions.labels[order]]
@@ -50,12 +52,75 @@ def save_predictions(
         axes.axis("off")
     for axes, index in zip(figure.axes, shown, strict=False):
         label = int(predictions.labels[index])
-        best = int(predictions.probabilities[index].argmax())
-        text = f"{class_names[best]}  {predictions.probabilities[index, best]:.0%}"
+        best = int(predictions.outputs[index].argmax())
+        text = f"{class_names[best]}  {predictions.outputs[index, best]:.0%}"
         if best != label:
             text += f"\ntruth {class_names[label]}"
         axes.imshow(predictions.images[index])
         axes.set_title(text, fontsize=10, color=_RIGHT if best == label else _WRONG)
+    _save(figure, path)
+
+
+def palette(classes: int = 256) -> UInt8[np.ndarray, "classes 3"]:
+    """Returns the colours of Pascal VOC: the bits of a class, dealt out to red, green and blue.
+
+    Source: `VOClabelcolormap` of the VOC development kit. 255, the void label, is near white.
+    """
+    colours = np.zeros((classes, 3), np.uint8)
+    indices = np.arange(classes)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (((indices >> channel) & 1) << (7 - bit)).astype(np.uint8)
+        indices >>= 3
+    return colours
+
+
+def overlay(
+    image: UInt8[np.ndarray, "height width 3"],
+    classes: UInt8[np.ndarray, "height width"],
+    *,
+    opacity: float = 0.6,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns the image with its classes painted over it; background (0) is left clear."""
+    colours = palette()[classes].astype(np.float32)
+    share = opacity * (classes > 0)[..., None]
+    return np.rint((1 - share) * image + share * colours).astype(np.uint8)
+
+
+def save_segmentations(
+    path: epath.PathLike,
+    predictions: Predictions,
+    class_names: Sequence[str],
+    title: str,
+    *,
+    columns: int = 3,
+    rows: int = 5,
+) -> None:
+    """Draws images beside the truth and the prediction laid over them, with a legend."""
+    figure = Figure(figsize=(5.4 * columns, 1.9 * rows + 1.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    panels = figure.subplots(rows, 3 * columns, squeeze=False)
+    for axes in panels.flat:
+        axes.axis("off")
+    for column, name in enumerate(("image", "truth", "prediction") * columns):
+        panels[0, column].set_title(name, fontsize=10)
+    shown = zip(predictions.images, predictions.labels, predictions.outputs, strict=True)
+    for number, (image, label, output) in zip(range(rows * columns), shown, strict=False):
+        row, first = number // columns, 3 * (number % columns)
+        pictures = (image, overlay(image, label), overlay(image, output))
+        for axes, picture in zip(panels[row, first : first + 3], pictures, strict=True):
+            axes.imshow(picture)
+    colours = palette() / 255
+    handles = [
+        Patch(color=colours[index], label=name) for index, name in enumerate(class_names) if index
+    ]
+    handles.append(Patch(color=colours[255], label="void"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=11, fontsize=9)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: epath.PathLike) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     epath.Path(path).write_bytes(buffer.getvalue())

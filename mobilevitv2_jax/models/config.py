@@ -30,7 +30,7 @@ WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 
 MODEL_TYPE = "mobilevitv2"
 
-# Keys that Hugging Face writes into every config.json: kept and written back, never worth a warning.
+# Keys that Hugging Face writes into every config.json: kept and written back without a warning.
 _HOUSEKEEPING = frozenset(
     {
         "_name_or_path",
@@ -70,7 +70,7 @@ def _names_unknown_arguments(cls: type[T]) -> type[T]:
                 raise TypeError(f"{cls.__name__} has no field {name!r}{nearest(name, names)}")
         init(self, *args, **kwargs)
 
-    cls.__init__ = checked
+    cls.__init__ = checked  # type: ignore[method-assign]
     return cls
 
 
@@ -125,6 +125,9 @@ class MobileViTV2Config:
         initialization: "cvnets" draws weights as the original release effectively does;
             "huggingface" as theirs (`initializer_range`, BatchNorm scales included).
         classifier_dropout: apply `classifier_dropout_prob` in the image classifier too.
+        auxiliary_head: give the segmentation model a second head on stage 4, for training only.
+        align_corners: how the segmentation loss upsamples the logits to the size of the labels:
+            False as Hugging Face, True as the original release.
         dtype: type of the computation: "float32", "bfloat16", "float16" or "float64". Normalisation
             statistics, softmax and losses are always computed in float32 or better.
         param_dtype: type of the parameters.
@@ -170,6 +173,8 @@ class MobileViTV2Config:
     odd_size_rule: str = "resize"
     initialization: str = "cvnets"
     classifier_dropout: bool = False
+    auxiliary_head: bool = False
+    align_corners: bool = False
     dtype: str = "float32"
     param_dtype: str = "float32"
     batch_norm_group_size: int | None = None
@@ -348,7 +353,13 @@ def _validate(config: MobileViTV2Config) -> None:
         whole = isinstance(value, tuple) and all(_is_integer(item) and item > 0 for item in value)
         if not whole or len(value) != 3:
             _fail(name, "three positive integers", value)
-    for name in ("output_hidden_states", "return_dict", "classifier_dropout"):
+    for name in (
+        "output_hidden_states",
+        "return_dict",
+        "classifier_dropout",
+        "auxiliary_head",
+        "align_corners",
+    ):
         if not isinstance(getattr(config, name), bool):
             _fail(name, "True or False", getattr(config, name))
     choices: dict[str, tuple[str | None, ...]] = {

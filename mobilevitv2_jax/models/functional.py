@@ -39,8 +39,9 @@ def _unflatten(arrays: Arrays, kind: type[nnx.Variable]) -> nnx.State:
 
 def arrays(model: nnx.Module) -> tuple[Arrays, Arrays]:
     """Returns the model's parameters and BatchNorm statistics."""
-    _, parameters, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
-    return _flatten(parameters), _flatten(statistics)
+    _, *states = nnx.split(model, nnx.Param, nnx.BatchStat)
+    parameters, statistics = map(_flatten, states)
+    return parameters, statistics
 
 
 def split(model: nnx.Module) -> tuple[Graphs, Arrays, Arrays]:
@@ -48,7 +49,8 @@ def split(model: nnx.Module) -> tuple[Graphs, Arrays, Arrays]:
     model.train()
     train = nnx.split(model)[0]
     model.eval()
-    return Graphs(train, nnx.split(model)[0]), *arrays(model)
+    parameters, statistics = arrays(model)
+    return Graphs(train, nnx.split(model)[0]), parameters, statistics
 
 
 def merge(graph: nnx.GraphDef, parameters: Arrays, statistics: Arrays) -> Any:

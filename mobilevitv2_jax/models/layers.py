@@ -111,9 +111,8 @@ def depthwise(
             shifted multiply-adds, which fuse), "convolution" (what TPU and GPU do well), or
             "auto", resolved for the platform that the program is compiled for.
     """
-    arguments = {"stride": stride, "dilation": dilation}
-    shifts = functools.partial(_depthwise_shifts, **arguments)
-    convolution = functools.partial(_depthwise_convolution, **arguments)
+    shifts = functools.partial(_depthwise_shifts, stride=stride, dilation=dilation)
+    convolution = functools.partial(_depthwise_convolution, stride=stride, dilation=dilation)
     if form == "auto":
         return lax.platform_dependent(x, kernel, cpu=shifts, default=convolution)
     return (shifts if form == "shifts" else convolution)(x, kernel)
@@ -135,14 +134,14 @@ class Pointwise(nnx.Module):
         self.dtype = jnp.dtype(config.dtype)
         if config.initialization == "huggingface":
             self.kernel = nnx.Param(normal(config, rngs.params(), shape))
-            initial_bias = constant(0, outputs, jnp.dtype(config.param_dtype))
+            values = constant(0, outputs, jnp.dtype(config.param_dtype))
         else:
             # PyTorch's default, which ml-cvnets' own initialisation never replaces: its
             # `reset_parameters` hands over a generator that `initialize_weights` passes by.
             limit = 1 / math.sqrt(inputs)
             self.kernel = nnx.Param(uniform(config, rngs.params(), shape, limit))
-            initial_bias = uniform(config, rngs.params(), (outputs,), limit) if bias else None
-        self.bias = nnx.Param(initial_bias) if bias else None
+            values = uniform(config, rngs.params(), (outputs,), limit)
+        self.bias = nnx.Param(values) if bias else None
 
     def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
         """Applies the map in `dtype`."""
@@ -284,6 +283,7 @@ class ConvNormAct(nnx.Module):
         act: Callable[[Array], Array] | None = None,
         rngs: nnx.Rngs,
     ) -> None:
+        self.convolution: Pointwise | Convolution
         if kernel_size == 1 and not per_channel:
             self.convolution = Pointwise(config, inputs, outputs, bias=False, rngs=rngs)
         else:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mobilevitv2_jax.models.layers import statistics_dtype
+from mobilevitv2_jax.models.resize import resize_bilinear
 
 IGNORED = -100
 """Class label that the cross entropy of the image classifier passes over, as PyTorch's does."""
@@ -87,6 +88,35 @@ def classification_loss(
     if problem_type == "regression":
         return jnp.square(logits.astype(statistics_dtype(logits)) - labels).mean()
     return binary_cross_entropy(logits, labels).mean()
+
+
+def segmentation_loss(
+    logits: Float[Array, "batch height width num_labels"],
+    labels: Int[Array, "batch rows columns"],
+    *,
+    ignored: int,
+    align_corners: bool,
+) -> Float[Array, ""]:
+    """Returns the mean cross entropy over the pixels whose label is not `ignored`; 0 if all are.
+
+    The logits are upsampled to the size of the labels.
+
+    Raises:
+        ValueError: if there is a single class, or the labels are no batch of maps.
+    """
+    if logits.shape[-1] == 1:
+        raise ValueError(
+            "num_labels must be at least 2 for segmentation, got 1: "
+            "background and one class are num_labels=2"
+        )
+    if labels.ndim != 3 or labels.shape[0] != logits.shape[0]:
+        raise ValueError(
+            f"labels for segmentation must be [{logits.shape[0]}, height, width], "
+            f"got {list(labels.shape)}"
+        )
+    logits = logits.astype(statistics_dtype(logits))
+    logits = resize_bilinear(logits, labels.shape[1:], align_corners=align_corners)
+    return mean_cross_entropy(logits, labels.astype(jnp.int32), ignored=ignored)
 
 
 def _require_shape(labels: Array, shape: tuple[int, ...], problem_type: str) -> None:

@@ -72,3 +72,23 @@ class ImageClassifierOutput(ModelOutput):
     loss: Float[Array, ""] | None = None
     logits: Float[Array, "batch num_labels"] | None = None
     hidden_states: tuple[Array, ...] | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SemanticSegmenterOutput(ModelOutput):
+    """What `MobileViTV2ForSemanticSegmentation` returns.
+
+    Attributes:
+        loss: mean loss over the pixels that are not ignored, when labels were given.
+        logits: scores at the size of the last feature map, not upsampled.
+        hidden_states: the five feature maps.
+        attentions: always None; Hugging Face's output has the field.
+        auxiliary_logits: scores of the auxiliary head, in training mode if there is one.
+    """
+
+    loss: Float[Array, ""] | None = None
+    logits: Float[Array, "batch height width num_labels"] | None = None
+    hidden_states: tuple[Array, ...] | None = None
+    attentions: None = None
+    auxiliary_logits: Float[Array, "batch height width num_labels"] | None = None

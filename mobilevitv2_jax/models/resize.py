@@ -27,7 +27,7 @@ def _weights(source: int, target: int, align_corners: bool) -> np.ndarray:
 
 
 def resize_bilinear(
-    x: Float[Array, "batch height width channels"], size: tuple[int, int], *, align_corners: bool
+    x: Float[Array, "batch height width channels"], size: tuple[int, ...], *, align_corners: bool
 ) -> Float[Array, "batch rows columns channels"]:
     """Resizes to `size` = (rows, columns) without antialiasing.
 

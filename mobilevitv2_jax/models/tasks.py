@@ -10,10 +10,14 @@ from jaxtyping import Array, Float
 
 from mobilevitv2_jax.models.backbone import MobileViTV2Model, pool
 from mobilevitv2_jax.models.config import MobileViTV2Config
+from mobilevitv2_jax.models.heads import AuxiliaryHead, DeepLabV3
 from mobilevitv2_jax.models.initializers import constant, uniform
 from mobilevitv2_jax.models.layers import Pointwise
-from mobilevitv2_jax.models.losses import classification_loss
-from mobilevitv2_jax.models.outputs import ImageClassifierOutput
+from mobilevitv2_jax.models.losses import classification_loss, segmentation_loss
+from mobilevitv2_jax.models.outputs import ImageClassifierOutput, SemanticSegmenterOutput
+
+AUXILIARY_WEIGHT = 0.4
+"""Weight of the auxiliary head's loss, as in the original release."""
 
 
 def _classifier(config: MobileViTV2Config, inputs: int, rngs: nnx.Rngs) -> Pointwise:
@@ -23,8 +27,8 @@ def _classifier(config: MobileViTV2Config, inputs: int, rngs: nnx.Rngs) -> Point
         # The one layer that ml-cvnets' own initialisation reaches: LinearLayer resets itself
         # with xavier_uniform and a zero bias (`cvnets/layers/linear_layer.py`).
         limit = math.sqrt(6 / (inputs + config.num_labels))
-        layer.kernel.set_value(uniform(config, rngs.params(), (inputs, config.num_labels), limit))
-        layer.bias.set_value(constant(0, config.num_labels, jnp.dtype(config.param_dtype)))
+        layer.kernel = nnx.Param(uniform(config, rngs.params(), (inputs, config.num_labels), limit))
+        layer.bias = nnx.Param(constant(0, config.num_labels, jnp.dtype(config.param_dtype)))
     return layer
 
 
@@ -81,3 +85,79 @@ class MobileViTV2ForImageClassification(nnx.Module):
         )
         use_dict = self.config.return_dict if return_dict is None else return_dict
         return output if use_dict else output.to_tuple()
+
+
+class MobileViTV2ForSemanticSegmentation(nnx.Module):
+    """MobileViTV2 with a DeepLabV3 head.
+
+    Args:
+        config: shape and behaviour; `output_stride` 16 or 8 gives finer maps.
+        rngs: source of the initial weights.
+
+    Raises:
+        ValueError: if there are fewer than two classes.
+    """
+
+    def __init__(self, config: MobileViTV2Config, *, rngs: nnx.Rngs) -> None:
+        if not config.num_labels or config.num_labels < 2:
+            raise ValueError(
+                f"num_labels must be at least 2 for segmentation, got {config.num_labels}: "
+                "background and one class are num_labels=2"
+            )
+        self.config = config
+        self.backbone = MobileViTV2Model(config, expand_output=False, rngs=rngs)
+        self.segmentation_head = DeepLabV3(config, rngs=rngs)
+        self.auxiliary_head = AuxiliaryHead(config, rngs=rngs) if config.auxiliary_head else None
+        self.deterministic = False
+
+    def __call__(
+        self,
+        pixel_values: Float[Array, "batch height width channels"],
+        labels: Array | None = None,
+        *,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        rngs: nnx.Rngs | None = None,
+    ) -> SemanticSegmenterOutput | tuple:
+        """Scores every position of the feature map.
+
+        Args:
+            pixel_values: images in [0, 1], channels last.
+            labels: classes [batch, height, width] of any size; those equal to
+                `semantic_loss_ignore_index` are passed over.
+            output_hidden_states: return the five feature maps; the config's choice by default.
+            return_dict: False returns a plain tuple; the config's choice by default.
+            rngs: source of randomness for dropout, needed in training mode if any is on.
+
+        Raises:
+            ValueError: if images or labels have the wrong shape.
+        """
+        maps = self.backbone.feature_maps(pixel_values, rngs)
+        logits = self.segmentation_head(maps[-1], rngs)
+        auxiliary = None
+        if self.auxiliary_head is not None and not self.deterministic:
+            auxiliary = self.auxiliary_head(maps[-2], rngs)
+        loss = None
+        if labels is not None:
+            loss = self.loss(logits, labels)
+            if auxiliary is not None:
+                loss = loss + AUXILIARY_WEIGHT * self.loss(auxiliary, labels)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        output = SemanticSegmenterOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=maps if output_hidden_states else None,
+            auxiliary_logits=auxiliary,
+        )
+        use_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if use_dict else output.to_tuple()
+
+    def loss(self, logits: Array, labels: Array) -> Float[Array, ""]:
+        """Returns the mean cross entropy of the pixels that count, at the size of the labels."""
+        return segmentation_loss(
+            logits,
+            jnp.asarray(labels),
+            ignored=self.config.semantic_loss_ignore_index,
+            align_corners=self.config.align_corners,
+        )

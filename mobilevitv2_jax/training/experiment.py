@@ -12,15 +12,13 @@ import jax
 import ml_collections
 from flax import nnx
 
-from mobilevitv2_jax.config import model_config
-from mobilevitv2_jax.data.augment import evaluation_transform
+from mobilevitv2_jax.config import ConfigError, model_config
 from mobilevitv2_jax.data.loader import evaluation_batches
 from mobilevitv2_jax.data.sources import Source, load_source
 from mobilevitv2_jax.evaluation.classification import Weights, evaluate
-from mobilevitv2_jax.evaluation.step import EvaluationStep, make_evaluation_step
+from mobilevitv2_jax.evaluation.step import EvaluationStep
 from mobilevitv2_jax.models.config import MobileViTV2Config
 from mobilevitv2_jax.models.functional import Graphs, split
-from mobilevitv2_jax.models.tasks import MobileViTV2ForImageClassification
 from mobilevitv2_jax.training.mesh import (
     abstract,
     check_batch_size,
@@ -30,6 +28,7 @@ from mobilevitv2_jax.training.mesh import (
 )
 from mobilevitv2_jax.training.optimizer import make_optimizer
 from mobilevitv2_jax.training.state import TrainState
+from mobilevitv2_jax.training.task import Task, find_task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +37,16 @@ class Experiment:
 
     Attributes:
         config: the resolved experiment.
+        task: what is particular to classification or segmentation.
         mesh: the devices.
         eval_source: the held-out set.
         model: the model's configuration, with the classes of the data.
         graphs: the model's static part.
-        initial_state: makes the state before the first step; traced, not run, on resume.
+        initial_state: makes the state before the first step.
     """
 
     config: ml_collections.ConfigDict
+    task: Task
     mesh: jax.sharding.Mesh
     eval_source: Source
     model: MobileViTV2Config
@@ -60,9 +61,8 @@ class Experiment:
     @functools.cached_property
     def evaluation_step(self) -> EvaluationStep:
         """The jitted evaluation step: one compilation serves every evaluation of a process."""
-        return jax.jit(
-            make_evaluation_step(self.graphs.evaluation), out_shardings=replicated(self.mesh)
-        )
+        step = self.task.make_evaluation_step(self.graphs.evaluation, self.model)
+        return jax.jit(step, out_shardings=replicated(self.mesh))
 
     def put(self, batch: dict[str, Any]) -> dict[str, jax.Array]:
         """Puts a host batch on the mesh."""
@@ -72,7 +72,7 @@ class Experiment:
         """Returns the held-out set in batches, every example once."""
         return evaluation_batches(
             self.eval_source,
-            evaluation_transform(self.config),
+            self.task.evaluation_transform(self.config),
             batch_size=self.config.eval.batch_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
@@ -81,10 +81,13 @@ class Experiment:
         )
 
     def evaluate(self, state: TrainState) -> dict[str, float]:
-        """Returns the metrics of a state, raw ("eval/…") and averaged ("eval_ema/…")."""
+        """Returns the metrics of a state, raw ("eval/…") and averaged ("eval_ema/…").
+
+        A segmentation's are "eval_squashed/…" and "eval_ema_squashed/…".
+        """
         weights: Weights = {
-            "eval": (state.parameters, state.statistics),
-            "eval_ema": (state.ema_parameters, state.ema_statistics),
+            "eval" + self.task.suffix: (state.parameters, state.statistics),
+            "eval_ema" + self.task.suffix: (state.ema_parameters, state.ema_statistics),
         }
         with self.eval_batches() as batches:
             metrics, corrupt = evaluate(self.evaluation_step, weights, batches, self.put)
@@ -100,17 +103,30 @@ def prepare(config: ml_collections.ConfigDict) -> Experiment:
     mesh = make_mesh(config.mesh.devices)
     check_batch_size("data.batch_size", config.data.batch_size, mesh)
     check_batch_size("eval.batch_size", config.eval.batch_size, mesh)
-    source = load_source(config.data.source, config.data.eval_split, config.data.directory)
+    task = find_task(config)
+    source = open_source(config, config.data.eval_split)
     labels = dict(enumerate(source.class_names))
     model = model_config(config, num_labels=None, id2label=labels)
     optimizer = make_optimizer(config)
 
-    def build() -> MobileViTV2ForImageClassification:
-        return MobileViTV2ForImageClassification(model, rngs=nnx.Rngs(config.seed))
+    def build() -> nnx.Module:
+        return task.model(model, rngs=nnx.Rngs(config.seed))
 
     def initial_state() -> TrainState:
         _, parameters, statistics = split(build())
         return TrainState.create(parameters, statistics, optimizer)
 
     graphs, _, _ = split(nnx.eval_shape(build))
-    return Experiment(config, mesh, source, model, graphs, initial_state)
+    return Experiment(config, task, mesh, source, model, graphs, initial_state)
+
+
+def open_source(config: ml_collections.ConfigDict, split: str) -> Source:
+    """Opens a split of the experiment's data set.
+
+    Raises:
+        ConfigError: if there is no such data set or split.
+    """
+    try:
+        return load_source(config.data.source, split, config.data.directory)
+    except ValueError as error:
+        raise ConfigError(f"config.data: {error}") from None

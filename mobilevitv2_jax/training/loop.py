@@ -15,14 +15,11 @@ import ml_collections
 from etils import epath
 
 from mobilevitv2_jax.config import Duration
-from mobilevitv2_jax.data.augment import train_transform
 from mobilevitv2_jax.data.loader import train_batches
-from mobilevitv2_jax.data.sources import load_source
 from mobilevitv2_jax.evaluation.classification import predict
-from mobilevitv2_jax.evaluation.pictures import save_predictions
 from mobilevitv2_jax.models import summary
 from mobilevitv2_jax.training import logging, report, run_directory
-from mobilevitv2_jax.training.experiment import prepare
+from mobilevitv2_jax.training.experiment import open_source, prepare
 from mobilevitv2_jax.training.faults import EXIT_STATUS, StopRequest
 from mobilevitv2_jax.training.mesh import batch_sharding, peak_tflops, replicated
 from mobilevitv2_jax.training.optimizer import make_optimizer
@@ -53,8 +50,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
     # ---- Devices, data and model ---------------------------------------------------------
     directory = run_directory.open_run(config, workdir)
     experiment = prepare(config)
-    mesh = experiment.mesh
-    source = load_source(config.data.source, config.data.train_split, config.data.directory)
+    mesh, task = experiment.mesh, experiment.task
+    source = open_source(config, config.data.train_split)
     schedule = Schedule.from_config(config, len(source))
     optimizer = make_optimizer(config)
     steps = functools.partial(
@@ -103,7 +100,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             state, metadata = checkpoints.restore(start, experiment.abstract_state)
             logger.say(f"continuing {directory} at step {start} of {schedule.steps}")
         else:
-            state = jax.jit(experiment.initial_state, out_shardings=replicated(mesh))()
+            state = jax.device_put(experiment.initial_state(), replicated(mesh))
             logger.say(f"starting {directory}: {schedule.steps} steps")
 
         # ---- Compile ---------------------------------------------------------------------
@@ -116,13 +113,16 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             out_shardings=replicated(mesh),
         )
         began = time.perf_counter()
-        batch_shape = (config.data.batch_size, *2 * (config.data.image_size,), 3)
+        size, side = config.data.batch_size, config.data.image_size
+        label_shape = (size, side, side) if task.label_is_map else (size,)
         lowered = train_step.lower(
             experiment.abstract_state,
             {
-                "image": jax.ShapeDtypeStruct(batch_shape, "uint8", sharding=batch_sharding(mesh)),
+                "image": jax.ShapeDtypeStruct(
+                    (size, side, side, 3), "uint8", sharding=batch_sharding(mesh)
+                ),
                 "label": jax.ShapeDtypeStruct(
-                    batch_shape[:1], "int32", sharding=batch_sharding(mesh)
+                    label_shape, task.label_type, sharding=batch_sharding(mesh)
                 ),
             },
             key,
@@ -141,7 +141,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
         batches = stack.enter_context(
             train_batches(
                 source,
-                train_transform(config),
+                task.train_transform(config),
                 batch_size=config.data.batch_size,
                 seed=config.seed,
                 start_step=start,
@@ -219,9 +219,10 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                 limit=config.eval.pictures_from,
             )
         if is_first:
-            title = f"{source.name}, held out: top-1 {metrics['eval_ema/top1']:.2%} (EMA)"
-            names = [experiment.model.id2label[i] for i in range(len(experiment.model.id2label))]
-            save_predictions(directory / "predictions.png", predictions, names, title)
+            value = metrics[f"eval_ema{task.suffix}/{task.main_metric}"]
+            title = f"{source.name}, held out: {report.NAMES[task.main_metric]} {value:.2%} (EMA)"
+            path = directory / "predictions.png"
+            task.save_picture(path, predictions, source.class_names, title)
             run_directory.write_results(directory, schedule.steps, metrics)
         checkpoints.close()
         best = checkpoints.best_step()

@@ -17,6 +17,15 @@ from mobilevitv2_jax.data.sources import Source
 from mobilevitv2_jax.models.config import MobileViTV2Config
 from mobilevitv2_jax.training.run_directory import read_results
 
+NAMES = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "miou": "mIoU",
+    "pixel_accuracy": "pixel accuracy",
+    "loss": "loss",
+}
+"""How metrics are called in tables and lines, in the order in which they are shown."""
+
 
 def introduction(model: MobileViTV2Config, mesh: Mesh, train: Source, held_out: Source) -> str:
     """Returns the first lines of a run: where it runs, and on what."""
@@ -37,25 +46,35 @@ def config_lines(config: ml_collections.ConfigDict) -> list[str]:
 
 def evaluation_line(step: int, metrics: Mapping[str, float]) -> str:
     """Returns the line that tells an evaluation."""
-    line = (
-        f"eval at step {step}: top-1 {metrics['eval/top1']:.2%}, "
-        f"EMA {metrics['eval_ema/top1']:.2%}; "
-        f"loss {metrics['eval/loss']:.4f}, EMA {metrics['eval_ema/loss']:.4f}"
-    )
-    corrupt = metrics.get("eval/corrupt")
-    return line + (f"; {corrupt:.0f} could not be decoded" if corrupt else "")
+    parts = []
+    for name, (raw, average) in _pairs(metrics).items():
+        form = ".4f" if name == "loss" else ".2%"
+        parts.append(f"{NAMES[name]} {raw:{form}}, EMA {average:{form}}")
+    if "eval/corrupt" in metrics:
+        parts.append(f"{metrics['eval/corrupt']:.0f} could not be decoded")
+    return f"eval at step {step}: " + "; ".join(parts)
+
+
+def _pairs(metrics: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Returns the metrics in order: the value of the weights and that of their average."""
+    found = {}
+    for name in NAMES:
+        for suffix in ("", "_squashed"):
+            if f"eval{suffix}/{name}" in metrics:
+                found[name] = (metrics[f"eval{suffix}/{name}"], metrics[f"eval_ema{suffix}/{name}"])
+    return found
 
 
 def results_table(step: int, metrics: Mapping[str, float]) -> str:
     """Returns the metrics of a step as a table: raw weights and their average."""
-    table = Table("held out, step " + str(step), "top-1", "top-5", "loss")
-    for prefix, name in (("eval", "weights"), ("eval_ema", "EMA of weights")):
-        table.add_row(
-            name,
-            f"{metrics[f'{prefix}/top1']:.4%}",
-            f"{metrics[f'{prefix}/top5']:.4%}",
-            f"{metrics[f'{prefix}/loss']:.6f}",
-        )
+    pairs = _pairs(metrics)
+    table = Table(f"held out, step {step}", *(NAMES[name] for name in pairs))
+    for row, label in enumerate(("weights", "EMA of weights")):
+        values = [
+            f"{pair[row]:.6f}" if name == "loss" else f"{pair[row]:.4%}"
+            for name, pair in pairs.items()
+        ]
+        table.add_row(label, *values)
     buffer = io.StringIO()
     Console(file=buffer, width=80).print(table)
     return buffer.getvalue().rstrip()
@@ -76,7 +95,7 @@ def finished(
         "pictures": f"{directory / 'predictions.png'}",
         "metrics": f"{directory / 'metrics.jsonl'}, TensorBoard events beside it",
         "evaluate": f"python eval.py --workdir {directory}",
-        "train longer": f"{command} --config.schedule.total={longer} --workdir {directory}-longer",
+        "train longer": f"{command} --config.schedule.total={longer}",
     }
     lines = [f"  {name:13s} {value}" for name, value in rows.items()]
     return "\n".join(

@@ -18,7 +18,7 @@ class Schedule:
 
     The cosine spans all steps and the warm-up is not subtracted from it, so that the rate
     falls to the cosine's value when the warm-up ends. Source: ml-cvnets
-    `optim/scheduler/cosine.py`, which evaluates it once per epoch (`update="epoch"`).
+    `optim/scheduler/cosine.py`, which evaluates it once per epoch (`per_epoch`).
 
     Attributes:
         steps: length of the run.
@@ -49,7 +49,7 @@ class Schedule:
             warmup_value=group.warmup_learning_rate,
             peak=group.learning_rate,
             end=group.min_learning_rate,
-            per_epoch=group.update == "epoch",
+            per_epoch=group.per_epoch,
         )
 
     def __call__(self, step: Int[Array, ""] | int) -> Float[Array, ""]:

@@ -14,10 +14,10 @@ from flax import nnx
 from jaxtyping import Array
 
 from mobilevitv2_jax.models.functional import Arrays, arrays, merge
-from mobilevitv2_jax.models.losses import cross_entropy
 from mobilevitv2_jax.training.optimizer import clip_by_norm
 from mobilevitv2_jax.training.schedule import Schedule
 from mobilevitv2_jax.training.state import TrainState
+from mobilevitv2_jax.training.task import find_task
 
 Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, Metrics]]
@@ -32,20 +32,18 @@ def make_train_step(
     """Returns the training step, to be jitted with its state donated.
 
     The step takes (state, batch, key). The batch has "image" [batch, height, width, channels]
-    in uint8 and "label" [batch]; the key is that of the run and the same at every step.
+    in uint8 and "label"; the key is that of the run and the same at every step.
     Returned metrics: "loss", "learning_rate", "gradient_norm" and "skipped_in_a_row".
     """
+    task_loss = find_task(config).loss
 
     def loss_function(
         parameters: Arrays, statistics: Arrays, batch: dict[str, Array], key: Array
     ) -> tuple[Array, Arrays]:
         model = merge(graph, parameters, statistics)
         pixel_values = batch["image"].astype(jnp.float32) / 255
-        logits = model(pixel_values, rngs=nnx.Rngs(dropout=key)).logits
-        losses = cross_entropy(
-            logits, batch["label"], label_smoothing=config.optimizer.label_smoothing
-        )
-        return losses.mean(), arrays(model)[1]
+        loss = task_loss(model, pixel_values, batch["label"], config, nnx.Rngs(dropout=key))
+        return loss, arrays(model)[1]
 
     def train_step(
         state: TrainState, batch: dict[str, Array], key: Array
@@ -56,7 +54,7 @@ def make_train_step(
         (loss, statistics), gradients = jax.value_and_grad(loss_function, has_aux=True)(
             state.parameters, state.statistics, batch, key
         )
-        norm = optax.global_norm(gradients)
+        norm = optax.tree.norm(gradients)
         gradients = clip_by_norm(gradients, norm, config.optimizer.gradient_clip)
         direction, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
         learning_rate = schedule(state.step)

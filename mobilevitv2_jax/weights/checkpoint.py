@@ -32,6 +32,7 @@ class Checkpoints:
         keep_latest: how many of the latest are kept.
         keep_best: how many of the best are kept, besides.
         best_metric: which of the metrics given to `save` says what is best; more is better.
+        read_only: leave everything as it is, what a running training is writing included.
 
     Raises:
         CheckpointError: if the directory has files but no checkpoint: starting from zero
@@ -45,13 +46,14 @@ class Checkpoints:
         keep_latest: int = 2,
         keep_best: int = 1,
         best_metric: str = "",
+        read_only: bool = False,
     ) -> None:
         def rank(metrics: Mapping[str, float]) -> float:
             value = metrics.get(best_metric, -math.inf)
             # A NaN sorts anywhere: it could become the best and push out a good checkpoint.
             return -math.inf if math.isnan(value) else value
 
-        self.directory = epath.Path(directory)
+        self.directory = epath.Path(directory).resolve()  # orbax takes absolute paths only
         policies = [
             preservation_policy.LatestN(keep_latest),
             # Without best_fn below, orbax would not write the metrics, and forget at a restart
@@ -69,7 +71,8 @@ class Checkpoints:
                 best_mode="max",
                 step_format_fixed_length=_STEP_DIGITS,
                 enable_async_checkpointing=True,
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=not read_only,
+                read_only=read_only,
             ),
         )
         if not self.steps():

@@ -1,0 +1,51 @@
+"""`mobilevitv2 VERB …`: finds the verb, and turns its outcome into an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+
+from mobilevitv2_jax.cli import help
+from mobilevitv2_jax.config import ConfigError
+from mobilevitv2_jax.models.config import nearest
+
+VERBS = {
+    "train": ("mobilevitv2_jax.cli.train", "train a model, or continue a run"),
+    "eval": ("mobilevitv2_jax.cli.evaluate", "evaluate a checkpoint of a run"),
+}
+"""What each verb does, and the module whose `run(argv)` does it: imported when it is used."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Runs a verb and exits: 2 and one paragraph for a user's mistake, 130 for Ctrl-C.
+
+    Args:
+        argv: the verb and its arguments; those of the process by default.
+    """
+    # Orbax warns through absl of what its users asked for; what matters here is said by errors.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        status = _dispatch(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        lines = (line.strip() for line in str(error).splitlines())
+        sys.stderr.write(f"error: {' '.join(filter(None, lines))}\n")
+        status = 2
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)
+
+
+def _dispatch(argv: list[str]) -> int:
+    if not argv or help.wanted(argv[:1]):
+        verbs = "".join(f"  {verb:<10}{line}\n" for verb, (_, line) in VERBS.items())
+        sys.stdout.write(
+            f"mobilevitv2 VERB [options]\n\n{verbs}\nmobilevitv2 VERB --help tells more.\n"
+        )
+        return 0
+    verb, *arguments = argv
+    if verb not in VERBS:
+        raise ConfigError(
+            f"unknown verb {verb!r}{nearest(verb, VERBS)}; there are {', '.join(VERBS)}"
+        )
+    return importlib.import_module(VERBS[verb][0]).run(arguments)

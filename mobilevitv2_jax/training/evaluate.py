@@ -1,0 +1,55 @@
+"""Evaluation of a run that is finished, stopped or still going."""
+
+from __future__ import annotations
+
+import sys
+
+import ml_collections
+from etils import epath
+
+from mobilevitv2_jax.config import ConfigError
+from mobilevitv2_jax.training import report, run_directory
+from mobilevitv2_jax.training.experiment import prepare
+from mobilevitv2_jax.weights.checkpoint import Checkpoints
+
+
+def evaluate_run(
+    config: ml_collections.ConfigDict,
+    directory: epath.PathLike,
+    *,
+    step: int | None = None,
+    best: bool = False,
+) -> int:
+    """Evaluates a checkpoint on the held-out set, prints the results and adds them to eval.json.
+
+    Args:
+        config: the config of the run.
+        directory: the run directory.
+        step: which checkpoint; the latest by default.
+        best: take the best one instead.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        ConfigError: if there is no such checkpoint.
+    """
+    saved = epath.Path(directory) / "checkpoints"
+    if not saved.exists():
+        raise ConfigError(f"{directory} has no checkpoint yet: let the training run until it saves")
+    metric = config.checkpoint.best_metric
+    with Checkpoints(saved, best_metric=metric, read_only=True) as checkpoints:
+        step = step if step is not None else _choose(checkpoints, best)
+        if step not in checkpoints.steps():
+            kept = ", ".join(map(str, checkpoints.steps())) or "none"
+            raise ConfigError(f"{directory} keeps no checkpoint of step {step}; it has {kept}")
+        experiment = prepare(config)
+        state, _ = checkpoints.restore(step, experiment.abstract_state)
+    metrics = experiment.evaluate(state)
+    run_directory.write_results(directory, step, metrics)
+    sys.stdout.write(report.results_table(step, metrics) + "\n")
+    return 0
+
+
+def _choose(checkpoints: Checkpoints, best: bool) -> int | None:
+    return checkpoints.best_step() if best else checkpoints.latest_step()

@@ -1,0 +1,14 @@
+"""What all tests share: one compilation cache, which subprocesses inherit."""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# Before anything imports jax: a program that several tests need is compiled once.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _CACHE = tempfile.mkdtemp(prefix="mobilevitv2-jax-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
+    atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)

@@ -1,0 +1,79 @@
+"""Writes `huggingface.npz`: outputs of Hugging Face's model, which the default tests compare with.
+
+    python tests/golden/make_golden.py
+
+needs torch and transformers (the `oracle` extra). The reference runs in float64, on weights that
+are exact in float32; its outputs are rounded to float32 in the end.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from reference_torch import (  # noqa: E402
+    channels_first,
+    channels_last,
+    huggingface,
+    loss_of,
+    transformers,
+)
+from reference_weights import (  # noqa: E402
+    LABELS,
+    SIZES,
+    WIDTHS,
+    digest,
+    reference_images,
+    reference_labels,
+)
+
+FILE = pathlib.Path(__file__).with_name("huggingface.npz")
+
+
+def outputs(model: Any, size: tuple[int, int], labels: int) -> dict[str, np.ndarray]:
+    """Returns the digest of the model's outputs at one image size."""
+    pixels = channels_first(reference_images(size)).double()
+    results = {
+        problem_type: loss_of(model, pixels, problem_type, targets)
+        for problem_type, targets in reference_labels(labels).items()
+    }
+    last = results["regression"]
+    maps = [channels_last(x) for x in last.hidden_states]
+    losses = {problem_type: output.loss.numpy() for problem_type, output in results.items()}
+    return digest(last.logits.numpy(), model.mobilevitv2(pixels).pooler_output, losses, maps)
+
+
+def require_attention_matters(model: Any) -> None:
+    """Stops the script unless each attention branch moves the logits by more than 1 %."""
+    pixels = channels_first(reference_images(SIZES[0])).double()
+    reference = model(pixels).logits
+    for name, module in model.named_modules():
+        if name.endswith("attention"):
+            handle = module.register_forward_hook(lambda module, inputs, output: 0 * output)
+            moved = (model(pixels).logits - reference).abs().max() / reference.abs().max()
+            handle.remove()
+            if moved <= 0.01:
+                raise SystemExit(f"{name} moves the logits by {moved:.2%} only")
+
+
+@torch.no_grad()
+def main() -> None:
+    """Writes the file."""
+    kept = {"torch": torch.__version__, "transformers": transformers.__version__}
+    for width, labels in [(width, LABELS) for width in WIDTHS] + [(1.0, 1000)]:
+        model = huggingface(width_multiplier=width, num_labels=labels).double()
+        for size in SIZES if labels == LABELS else SIZES[:1]:
+            name = f"{width}/{labels}/{size[0]}x{size[1]}"
+            kept |= {f"{name}/{key}": x for key, x in outputs(model, size, labels).items()}
+        require_attention_matters(model)
+    np.savez_compressed(FILE, **kept)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Our model against stored outputs of Hugging Face's: see `golden/make_golden.py`.
+
+Tolerance: 1e-5 of the largest absolute reference value. Float32 rounding alone moves Hugging
+Face's own outputs by 5e-7 to 1e-6 against float64, and ours are summed in another order.
+"""
+
+import functools
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from reference_weights import (
+    LABELS,
+    SIZES,
+    WIDTHS,
+    digest,
+    reference_images,
+    reference_labels,
+    reference_weights,
+    shapes_of,
+)
+
+import mobilevitv2_jax as mv
+from mobilevitv2_jax.models import functional
+from mobilevitv2_jax.models.losses import classification_loss
+
+TOLERANCE = 1e-5
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "huggingface.npz"
+ALTERNATING = [(width, SIZES[index % 2]) for index, width in enumerate(WIDTHS)]
+OTHERS = [(width, SIZES[1 - index % 2]) for index, width in enumerate(WIDTHS)]
+
+
+@functools.cache
+def golden() -> dict[str, np.ndarray]:
+    return dict(np.load(GOLDEN))
+
+
+def check(width: float, size: tuple[int, int], labels: int = LABELS) -> None:
+    """Compares everything the golden file holds of one model at one size."""
+    config = mv.MobileViTV2Config(width_multiplier=width, num_labels=labels)
+    model = mv.MobileViTV2ForImageClassification(config, rngs=nnx.Rngs(0))
+    mv.weights.load_state_dict(model, reference_weights(shapes_of(mv.weights.state_dict(model))))
+    graphs, parameters, statistics = functional.split(model)
+
+    @jax.jit
+    def forward(parameters, statistics, pixels):
+        model = functional.merge(graphs.evaluation, parameters, statistics)
+        return model(pixels, output_hidden_states=True)
+
+    with jax.default_matmul_precision("highest"):
+        output = forward(parameters, statistics, reference_images(size))
+    losses = {
+        problem_type: classification_loss(output.logits, targets, problem_type)
+        for problem_type, targets in reference_labels(labels).items()
+    }
+    maps = [np.asarray(x) for x in output.hidden_states]
+    pooled = maps[-1].mean((1, 2), dtype=np.float64)
+    ours = digest(np.asarray(output.logits), pooled, losses, maps)
+
+    prefix = f"{width}/{labels}/{size[0]}x{size[1]}/"
+    theirs = {key.removeprefix(prefix): golden()[key] for key in golden() if key.startswith(prefix)}
+    assert ours.keys() == theirs.keys()
+    for key, reference in theirs.items():
+        assert ours[key].shape == reference.shape, key
+        stage, _, part = key.partition("/")
+        scale = theirs[f"{stage}/largest"] if part == "samples" else np.abs(reference).max()
+        error = np.abs(ours[key] - reference).max() / scale
+        assert error <= TOLERANCE, f"{key}: relative error {error:.1e}"
+
+
+@pytest.mark.parametrize(("width", "size"), ALTERNATING)
+def test_every_width_agrees_with_hugging_face(width, size):
+    check(width, size)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "size"), OTHERS)
+def test_every_width_agrees_with_hugging_face_at_the_other_size(width, size):
+    check(width, size)
+
+
+@pytest.mark.slow
+def test_a_thousand_classes_agree_with_hugging_face():
+    check(1.0, SIZES[0], labels=1000)
+
+
+def test_the_golden_files_stay_small():
+    assert sum(file.stat().st_size for file in GOLDEN.parent.iterdir()) < 1e6

@@ -1,0 +1,227 @@
+"""One training step: its golden values, its guard, its average and its random draws."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny import noise_batch, tiny_config, use_small_model
+
+from mobilevitv2_jax.training.experiment import prepare
+from mobilevitv2_jax.training.optimizer import make_optimizer
+from mobilevitv2_jax.training.schedule import Schedule
+from mobilevitv2_jax.training.step import make_train_step
+
+EXAMPLES = 1437  # digits to train on: the schedule's epochs
+
+# Seed 0, the batch of `noise_batch`, two steps of `tiny_config()`. Right to be updated when the
+# model, its initialisation, the loss, the optimizer or the schedule changed on purpose, or JAX
+# draws other random numbers: the values must then be explained by that change. Never to make the
+# test pass after a refactoring.
+GOLDEN = {
+    "loss": [],
+    "gradient_norm": [],
+    "learning_rate": [0.0, 1e-3],
+    "parameters": {},
+    "statistics": {},
+}
+# Sums in float32 taken in another order differ by 1e-6 between CPUs, and AdamW, which divides by
+# the root of a squared gradient, passes ten to a hundred times that on.
+GOLDEN_TOLERANCE = 1e-4
+
+
+def make_step(config):
+    """Returns the jitted step (which, unlike the loop's, leaves its arguments) and a state."""
+    experiment = prepare(config)
+    schedule = Schedule.from_config(config, EXAMPLES)
+    step = make_train_step(config, experiment.graphs.train, make_optimizer(config), schedule)
+    return jax.jit(step), experiment.initial_state()
+
+
+@pytest.fixture(scope="module")
+def real():
+    return make_step(tiny_config())
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Dropout, and an activation that turns NaN into 0 (ReLU may, but need not)."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_small_model(monkeypatch)
+        monkeypatch.setitem(
+            __import__("mobilevitv2_jax.models.layers", fromlist=["_"])._ACTIVATIONS,
+            "relu",
+            lambda x: jnp.where(x > 0, x, 0),
+        )
+        return make_step(
+            tiny_config(
+                {
+                    "model.hidden_act": "relu",
+                    "model.ffn_dropout": 0.5,
+                    "ema.momentum": 0.25,
+                    "schedule.warmup": "0 steps",
+                }
+            )
+        )
+
+
+@pytest.fixture(scope="module")
+def key():
+    return jax.random.key(0)
+
+
+def bytes_of(tree):
+    """Returns the bits of every leaf by path, so that NaN equals itself."""
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def without_counters(state):
+    return dataclasses.replace(state, step=None, skipped_in_a_row=None)
+
+
+def with_nan(arrays, path):
+    value = np.array(arrays[path])
+    value.flat[0] = np.nan
+    return {**arrays, path: jnp.asarray(value)}
+
+
+def wrong_label(state, batch):
+    """The loss is NaN, and so are all gradients."""
+    return state, {**batch, "label": np.where(np.arange(16) == 3, 99, batch["label"])}
+
+
+def nan_that_the_activation_swallows(state, batch):
+    """The loss is finite; gradients and statistics of the stem are not."""
+    parameters = with_nan(state.parameters, "stem.convolution.kernel")
+    return dataclasses.replace(state, parameters=parameters), batch
+
+
+def nan_in_a_running_statistic(state, batch):
+    """Loss and gradients are finite; only the new statistic is not."""
+    statistics = with_nan(state.statistics, "deep.normalization.mean")
+    return dataclasses.replace(state, statistics=statistics), batch
+
+
+def test_two_steps_give_the_golden_values(real, key):
+    step, state = real
+    for number in range(2):
+        state, metrics = step(state, noise_batch(), key)
+        for name in ("loss", "gradient_norm", "learning_rate"):
+            expected = GOLDEN[name][number]
+            assert float(metrics[name]) == pytest.approx(expected, rel=GOLDEN_TOLERANCE), name
+    for kind in ("parameters", "statistics"):
+        for path, expected in GOLDEN[kind].items():
+            found = np.asarray(getattr(state, kind)[path]).reshape(-1)[: len(expected)]
+            np.testing.assert_allclose(found, expected, rtol=GOLDEN_TOLERANCE, err_msg=path)
+
+
+def test_every_parameter_and_statistic_of_the_model_moves(real, key):
+    step, state = real
+    state = dataclasses.replace(state, step=jnp.asarray(2))  # the rate is 0 at step 0
+    new, _ = step(state, noise_batch(), key)
+    for kind in ("parameters", "statistics", "ema_parameters", "ema_statistics"):
+        before, after = bytes_of(getattr(state, kind)), bytes_of(getattr(new, kind))
+        assert [path for path in before if before[path] == after[path]] == []
+
+
+@pytest.mark.parametrize(
+    ("break_it", "loss_is_finite", "norm_is_finite"),
+    [
+        (wrong_label, False, False),
+        (nan_that_the_activation_swallows, True, False),
+        (nan_in_a_running_statistic, True, True),
+    ],
+)
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(
+    small, key, break_it, loss_is_finite, norm_is_finite
+):
+    step, state = small
+    state, _ = step(state, noise_batch(), key)  # so that moments and average are not trivial
+    state, bad_batch = break_it(state, noise_batch())
+    new, metrics = step(state, bad_batch, key)
+    assert np.isfinite(metrics["loss"]) == loss_is_finite
+    assert np.isfinite(metrics["gradient_norm"]) == norm_is_finite
+    assert bytes_of(without_counters(new)) == bytes_of(without_counters(state))
+    assert int(new.step) == int(state.step) + 1
+    assert int(new.skipped_in_a_row) == int(metrics["skipped_in_a_row"]) == 1
+
+
+def test_the_guard_holds_for_the_real_model(real, key):
+    step, state = real
+    state, bad_batch = wrong_label(state, noise_batch())
+    new, metrics = step(state, bad_batch, key)
+    assert np.isnan(metrics["loss"])
+    assert bytes_of(without_counters(new)) == bytes_of(without_counters(state))
+
+
+def test_skipped_steps_are_counted_in_a_row_and_forgotten_after_a_good_one(small, key):
+    step, state = small
+    _, bad_batch = wrong_label(state, noise_batch())
+    counts = []
+    for batch in (bad_batch, bad_batch, noise_batch(), bad_batch):
+        state, metrics = step(state, batch, key)
+        counts.append(int(metrics["skipped_in_a_row"]))
+    assert counts == [1, 2, 0, 1]
+    assert int(state.step) == 4
+
+
+def test_the_learning_rate_follows_the_steps_of_the_state_and_not_those_of_optax(small, key):
+    step, state = small
+    _, bad_batch = wrong_label(state, noise_batch())
+    schedule = Schedule.from_config(tiny_config({"schedule.warmup": "0 steps"}), EXAMPLES)
+    rates = []
+    for batch in (noise_batch(), bad_batch, noise_batch()):
+        state, metrics = step(state, batch, key)
+        rates.append(float(metrics["learning_rate"]))
+    # Compiled and not: float32.
+    np.testing.assert_allclose(rates, [float(schedule(n)) for n in range(3)], rtol=1e-6)
+    assert int(state.step) == 3
+    assert int(state.optimizer[0].count) == 2  # optax saw two of the three
+
+
+def test_the_step_goes_down_the_learning_rate_times_the_direction(small, key):
+    step, state = small
+    config = tiny_config()
+    new, metrics = step(state, noise_batch(), key)
+    kernels = [path for path in state.parameters if path.endswith("kernel")]
+    for path in kernels:
+        # After one step AdamW's direction is the gradient over its size, and the decay.
+        moment = np.asarray(new.optimizer[0].mu[path], np.float64) / 0.1
+        expected = state.parameters[path] - float(metrics["learning_rate"]) * (
+            moment / (np.abs(moment) + 1e-8)
+            + config.optimizer.weight_decay * state.parameters[path]
+        )
+        # float32; and gradients near 1e-8 make the quotient inexact.
+        np.testing.assert_allclose(new.parameters[path], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_average_moves_by_its_momentum_statistics_included(small, key):
+    step, state = small
+    for _ in range(2):  # in the second, average and model differ beforehand
+        new, _ = step(state, noise_batch(), key)
+        for average, kind in (("ema_parameters", "parameters"), ("ema_statistics", "statistics")):
+            for path, before in getattr(state, average).items():
+                target = np.asarray(getattr(new, kind)[path])
+                expected = 0.75 * np.asarray(before) + 0.25 * target
+                # float32, in which the step may fuse the product and the sum.
+                np.testing.assert_allclose(
+                    getattr(new, average)[path], expected, rtol=1e-6, atol=1e-7, err_msg=path
+                )
+        state = new
+
+
+def test_random_draws_follow_from_the_key_and_the_step_alone(small, key):
+    step, state = small
+
+    def loss(number, key):
+        at_step = dataclasses.replace(state, step=jnp.asarray(number))
+        return float(step(at_step, noise_batch(), key)[1]["loss"])
+
+    # Dropout of one half: the loss tells the draws apart.
+    assert loss(3, key) == loss(3, key)
+    assert loss(3, key) != loss(4, key)
+    assert loss(3, key) != loss(3, jax.random.key(1))
