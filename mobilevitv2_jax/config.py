@@ -22,6 +22,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
+from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.models.config import MobileViTV2Config, nearest
 
 FORMAT = "mobilevitv2_jax.run/1"
@@ -37,10 +38,6 @@ _BEST_METRICS = {
     "classification": ("eval_ema/top1", "eval/top1", "eval_ema/top5", "eval/top5"),
     "segmentation": ("eval_ema_squashed/miou", "eval_squashed/miou"),
 }
-
-
-class ConfigError(ValueError):
-    """A config that cannot be used. The message says what is wrong and what to do about it."""
 
 
 def default_config() -> ml_collections.ConfigDict:

@@ -131,7 +131,7 @@ def test_differences_pass_over_what_no_result_depends_on(config):
 def test_differences_name_the_key_and_both_values(config):
     changed = with_values(config, {"seed": 5, "augment.scale": (0.5, 1.0), "eval.crop": 32})
     assert configs.differences(config, changed) == [
-        "augment.scale: [0.08, 1.0] -> [0.5, 1.0]",
+        "augment.scale: [0.7, 1.0] -> [0.5, 1.0]",
         "eval.crop: 64 -> 32",
         "seed: 0 -> 5",
     ]

@@ -9,7 +9,7 @@ from absl import flags as absl_flags
 from etils import epath
 
 from mobilevitv2_jax.cli import flags, help
-from mobilevitv2_jax.config import ConfigError
+from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.training.run_directory import read_config
 
 USAGE = """

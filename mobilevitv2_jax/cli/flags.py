@@ -11,7 +11,8 @@ from typing import Any
 
 from absl import flags
 
-from mobilevitv2_jax.config import ConfigError, nearest_key
+from mobilevitv2_jax.config import nearest_key
+from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.models.config import nearest
 
 CONFIG = "config"

@@ -7,7 +7,7 @@ import logging
 import sys
 
 from mobilevitv2_jax.cli import help
-from mobilevitv2_jax.config import ConfigError
+from mobilevitv2_jax.errors import ConfigError, UserError
 from mobilevitv2_jax.models.config import nearest
 
 VERBS = {
@@ -18,7 +18,7 @@ VERBS = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs a verb and exits: 2 and one paragraph for a user's mistake, 130 for Ctrl-C.
+    """Runs a verb and exits: one paragraph for what the user can mend, 130 for Ctrl-C.
 
     Args:
         argv: the verb and its arguments; those of the process by default.
@@ -27,10 +27,10 @@ def main(argv: list[str] | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         status = _dispatch(sys.argv[1:] if argv is None else argv)
-    except ConfigError as error:
+    except UserError as error:
         lines = (line.strip() for line in str(error).splitlines())
         sys.stderr.write(f"error: {' '.join(filter(None, lines))}\n")
-        status = 2
+        status = error.status
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)

@@ -59,7 +59,7 @@ def pointwise(x: Float[Array, "... inputs"], kernel: Float[Array, "inputs output
 
 
 def convolve(x: Features, kernel: Array, stride: int, dilation: int, groups: int = 1) -> Features:
-    """Convolves with symmetric zero padding; `kernel` is [rows, columns, inputs / groups, outputs]."""
+    """Convolves with symmetric zero padding; `kernel` is [rows, columns, inputs, outputs]."""
     padding = [((size - 1) // 2 * dilation,) * 2 for size in kernel.shape[:2]]
     return lax.conv_general_dilated(
         x,

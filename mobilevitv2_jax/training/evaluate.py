@@ -7,7 +7,7 @@ import sys
 import ml_collections
 from etils import epath
 
-from mobilevitv2_jax.config import ConfigError
+from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.training import report, run_directory
 from mobilevitv2_jax.training.experiment import prepare
 from mobilevitv2_jax.weights.checkpoint import Checkpoints

@@ -12,9 +12,10 @@ import jax
 import ml_collections
 from flax import nnx
 
-from mobilevitv2_jax.config import ConfigError, model_config
+from mobilevitv2_jax.config import model_config
 from mobilevitv2_jax.data.loader import evaluation_batches
 from mobilevitv2_jax.data.sources import Source, load_source
+from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.evaluation.classification import Weights, evaluate
 from mobilevitv2_jax.evaluation.step import EvaluationStep
 from mobilevitv2_jax.models.config import MobileViTV2Config
@@ -41,6 +42,7 @@ class Experiment:
         mesh: the devices.
         eval_source: the held-out set.
         model: the model's configuration, with the classes of the data.
+        abstract_model: the model without its weights.
         graphs: the model's static part.
         initial_state: makes the state before the first step.
     """
@@ -50,6 +52,7 @@ class Experiment:
     mesh: jax.sharding.Mesh
     eval_source: Source
     model: MobileViTV2Config
+    abstract_model: nnx.Module
     graphs: Graphs
     initial_state: Callable[[], TrainState]
 
@@ -116,8 +119,9 @@ def prepare(config: ml_collections.ConfigDict) -> Experiment:
         _, parameters, statistics = split(build())
         return TrainState.create(parameters, statistics, optimizer)
 
-    graphs, _, _ = split(nnx.eval_shape(build))
-    return Experiment(config, task, mesh, source, model, graphs, initial_state)
+    abstract_model = nnx.eval_shape(build)
+    graphs, _, _ = split(abstract_model)
+    return Experiment(config, task, mesh, source, model, abstract_model, graphs, initial_state)
 
 
 def open_source(config: ml_collections.ConfigDict, split: str) -> Source:

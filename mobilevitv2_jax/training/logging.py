@@ -136,6 +136,12 @@ def rates(scale: Scale, seconds_per_step: float, data_wait: float) -> dict[str, 
     return values
 
 
+def say(text: str) -> None:
+    """Prints a line."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 class Logger:
     """Writes metrics of one run; on processes other than the first it does nothing.
 
@@ -157,7 +163,7 @@ class Logger:
         kept = [line for line in read_metrics(self._path) if line["step"] <= step]
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text("".join(map(_json_line, kept)))
-        temporary.rename(self._path)
+        temporary.replace(self._path)
         self._file = open(self._path, "a")  # noqa: SIM115 (closed by `close`)
         if tensorboard:
             self._events = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
@@ -165,8 +171,7 @@ class Logger:
     def say(self, text: str = "") -> None:
         """Prints a line."""
         if self._active:
-            sys.stdout.write(text + "\n")
-            sys.stdout.flush()
+            say(text)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends the metrics of a step to `metrics.jsonl` and TensorBoard."""
@@ -187,9 +192,13 @@ class Logger:
 
 
 def _json_line(values: Mapping[str, float]) -> str:
-    # JSON has no NaN: a reader in another language would refuse the whole file.
-    safe = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
-    return json.dumps(safe) + "\n"
+    return json.dumps({name: _json_value(value) for name, value in values.items()}) + "\n"
+
+
+def _json_value(value: float | str) -> float | str:
+    # JSON has no NaN: a reader in another language would refuse the whole file. Text is what
+    # an earlier attempt of this run wrote for one.
+    return value if isinstance(value, str) or math.isfinite(value) else str(value)
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, float]]:

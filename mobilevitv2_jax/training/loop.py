@@ -16,6 +16,7 @@ from etils import epath
 
 from mobilevitv2_jax.config import Duration
 from mobilevitv2_jax.data.loader import train_batches
+from mobilevitv2_jax.errors import ConfigError, NonFiniteError
 from mobilevitv2_jax.evaluation.classification import predict
 from mobilevitv2_jax.models import summary
 from mobilevitv2_jax.training import logging, report, run_directory
@@ -26,10 +27,6 @@ from mobilevitv2_jax.training.optimizer import make_optimizer
 from mobilevitv2_jax.training.schedule import Schedule
 from mobilevitv2_jax.training.step import make_train_step
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
-
-
-class NonFiniteError(RuntimeError):
-    """Training that stopped because step after step was not finite."""
 
 
 def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: str) -> int:
@@ -48,19 +45,20 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
         NonFiniteError: if `optimizer.max_skipped` steps in a row were not finite.
     """
     # ---- Devices, data and model ---------------------------------------------------------
-    directory = run_directory.open_run(config, workdir)
     experiment = prepare(config)
     mesh, task = experiment.mesh, experiment.task
     source = open_source(config, config.data.train_split)
     schedule = Schedule.from_config(config, len(source))
     optimizer = make_optimizer(config)
+    # Written to only now: a config that cannot run must not leave its run directory behind.
+    directory = run_directory.open_run(config, workdir)
     steps = functools.partial(
         Duration.steps, examples=len(source), batch_size=config.data.batch_size
     )
     eval_every = steps(Duration.parse(config.eval.every))
     save_every = steps(Duration.parse(config.checkpoint.every))
     log_every = steps(Duration.parse(config.log.every))
-    table = summary.summarize(experiment.model, config.data.image_size)
+    table = summary.summarize(experiment.abstract_model, config.data.image_size)
     scale = logging.Scale(
         steps=schedule.steps,
         steps_per_epoch=schedule.steps_per_epoch,
@@ -81,14 +79,21 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             )
         )
         start = checkpoints.latest_step() or 0
+        if start > schedule.steps:
+            raise ConfigError(
+                f"config.schedule.total is {schedule.steps} steps, but {directory} has been "
+                f"trained for {start}: choose a longer schedule, or another --workdir"
+            )
+        if start >= schedule.steps and run_directory.read_results(directory, start):
+            best = checkpoints.best_step()
+            if is_first:
+                logging.say(report.finished(directory, config, start, best, command))
+            return 0
         logger = logging.Logger(
             directory, step=start, tensorboard=config.log.tensorboard, active=is_first
         )
         stack.callback(logger.close)
         logger.say(report.introduction(experiment.model, mesh, source, experiment.eval_source))
-        if start >= schedule.steps and run_directory.read_results(directory, start):
-            logger.say(report.finished(directory, config, start, checkpoints.best_step(), command))
-            return 0
         if is_first:
             experiment.model.save_pretrained(directory / "model")
             text = summary.render(table) + "\n\n" + "\n".join(report.config_lines(config)) + "\n"
@@ -163,10 +168,16 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                 logger.say(f"step {step}: not finite, skipped ({skipped} in a row)")
                 logger.write(step, {"train/skipped_in_a_row": skipped})
             if skipped >= config.optimizer.max_skipped:
+                saved = checkpoints.latest_step()
+                last_good = (
+                    f"The last good checkpoint is step {saved}"
+                    if saved
+                    else "No checkpoint was saved"
+                )
                 raise NonFiniteError(
-                    f"{skipped} steps in a row up to step {step} were not finite. The last good "
-                    f"checkpoint is step {checkpoints.latest_step()}; a lower "
-                    "config.schedule.learning_rate or a longer config.schedule.warmup may help"
+                    f"{skipped} steps in a row up to step {step} were not finite. {last_good}; "
+                    "a lower config.schedule.learning_rate or a longer config.schedule.warmup "
+                    "may help"
                 )
             if step % log_every == 0 or step == schedule.steps:
                 seconds_per_step, data_wait = clock.interval()
@@ -184,7 +195,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             with clock.paused():
                 if due or (last and not metrics):
                     metrics = experiment.evaluate(state)
-                    logger.write(step, metrics)
+                    if due:  # if not, a run that died before its results has written them
+                        logger.write(step, metrics)
                     logger.say(report.evaluation_line(step, metrics))
                 if saving or (stopping and step > start):
                     checkpoints.save(

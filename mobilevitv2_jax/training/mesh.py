@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from mobilevitv2_jax.config import ConfigError
+from mobilevitv2_jax.errors import ConfigError
 
 DATA = "data"
 """Name of the mesh axis over which batches are split."""

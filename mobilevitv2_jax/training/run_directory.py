@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import ml_collections
 from etils import epath
 
-from mobilevitv2_jax.config import ConfigError, differences, from_json, to_json
+from mobilevitv2_jax.config import differences, from_json, to_json
+from mobilevitv2_jax.errors import ConfigError
 
 
 def read_config(directory: epath.PathLike) -> ml_collections.ConfigDict:
@@ -42,7 +43,9 @@ def open_run(config: ml_collections.ConfigDict, directory: epath.PathLike) -> ep
             raise ConfigError(
                 f"workdir {path} is not empty and is not a run directory: choose another"
             )
-        write_atomically(path / "config.json", to_json(config))
+        text = to_json(config)
+        if not (path / "config.json").exists() or (path / "config.json").read_text() != text:
+            write_atomically(path / "config.json", text)
     except OSError as error:
         raise ConfigError(
             f"workdir {path} cannot be written ({error.strerror or error}): choose another "

@@ -11,14 +11,12 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from mobilevitv2_jax.errors import CheckpointError
+
 State = TypeVar("State")
 
 _STEP_DIGITS = 8
 """Width of the step in directory names. Another width would find no steps and start anew."""
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written or read. The message says which, and why."""
 
 
 class Checkpoints:

@@ -1,0 +1,25 @@
+"""Errors that are meant for the user: the command line prints their message, and no traceback."""
+
+
+class UserError(Exception):
+    """Something that the user can mend. The message says what is wrong, and what to do about it.
+
+    Attributes:
+        status: exit status of the command line.
+    """
+
+    status = 1
+
+
+class ConfigError(UserError, ValueError):
+    """A config or command line that cannot be used."""
+
+    status = 2
+
+
+class CheckpointError(UserError, RuntimeError):
+    """A checkpoint that cannot be written or read."""
+
+
+class NonFiniteError(UserError, RuntimeError):
+    """Training that was ended because step after step was not finite."""
