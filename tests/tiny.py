@@ -25,7 +25,7 @@ VALUES = {
     "eval.every": "3 steps",
     "eval.pictures_from": 72,
     "schedule.total": "6 steps",
-    "schedule.warmup": "2 steps",
+    "schedule.warmup": "0 steps",
     "checkpoint.every": "2 steps",
     "log.every": "2 steps",
     "mesh.devices": 1,
@@ -49,11 +49,16 @@ class SmallModel(nnx.Module):
     """
 
     def __init__(self, config, *, rngs):
+        self.config = config
         act = activation(config)
         self.stem = ConvNormAct(config, 3, 8, kernel_size=3, stride=4, act=act, rngs=rngs)
         self.deep = ConvNormAct(config, 8, 12, act=act, rngs=rngs)
         self.dropout = nnx.Dropout(config.ffn_dropout)
         self.classifier = Pointwise(config, 12, config.num_labels, rngs=rngs)
+
+    @property
+    def stages(self):
+        return ([self.deep],)
 
     def __call__(self, pixel_values, *, rngs=None):
         features = pool(self.deep(self.stem(pixel_values)))

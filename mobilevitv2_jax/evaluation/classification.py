@@ -49,6 +49,8 @@ def evaluate(
             sums, _ = step(parameters, statistics, arrays)
             # Sums stay on the device: nothing waits for it until the set is through.
             totals[prefix] = _add(totals[prefix], sums) if prefix in totals else sums
+    if not totals:
+        raise ValueError("no example was evaluated: there were no batches")
     metrics = {
         f"{prefix}/{name}": value
         for prefix, sums in totals.items()

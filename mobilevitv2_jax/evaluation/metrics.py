@@ -25,12 +25,14 @@ def classification_sums(
     logits = logits.astype(jnp.float32)
     true = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     rank = (logits >= true).sum(-1) - 1
-    # A NaN compares false with everything, which would count as the first rank.
-    rank = jnp.where(jnp.isnan(logits).any(-1), logits.shape[-1], rank)
+    losses = cross_entropy(logits, labels)
+    # NaN, from the model or for a label outside the classes, compares false with everything,
+    # which would count as the first rank.
+    ranked = mask * ~jnp.isnan(losses)
     return {
-        "loss": jnp.where(mask > 0, cross_entropy(logits, labels), 0).sum(),
-        "top1": (mask * (rank < 1)).sum(),
-        "top5": (mask * (rank < 5)).sum(),
+        "loss": jnp.where(mask > 0, losses, 0).sum(),
+        "top1": (ranked * (rank < 1)).sum(),
+        "top5": (ranked * (rank < 5)).sum(),
         "count": mask.sum(),
     }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -48,6 +51,29 @@ def _attention_stage(
             ),
         ]
     )
+
+
+def _apply(block: Any, x: Features, rngs: nnx.Rngs | None) -> Features:
+    return block(x, rngs)
+
+
+def rematerialized(block: Any, x: Features, rngs: nnx.Rngs | None) -> Features:
+    """Returns `block(x, rngs)`, whose gradient will compute the block again.
+
+    What the block changes (BatchNorm statistics, counters of random streams) passes through
+    the checkpointed function as a value, and changes once.
+    """
+    graph, state = nnx.split((block, rngs))
+
+    @jax.checkpoint
+    def apply(state: Any, x: Features) -> tuple[Features, Any]:
+        block, rngs = nnx.merge(graph, state)
+        y = block(x, rngs)
+        return y, nnx.state((block, rngs), nnx.Not(nnx.Param))
+
+    y, changed = apply(state, x)
+    nnx.update((block, rngs), changed)
+    return y
 
 
 class MobileViTV2Model(nnx.Module):
@@ -103,9 +129,10 @@ class MobileViTV2Model(nnx.Module):
                 f"got {list(pixel_values.shape)}"
             )
         x, maps = self.stem(pixel_values), []
+        apply = rematerialized if self.config.rematerialize else _apply
         for stage in self.stages:
             for block in stage:
-                x = block(x, rngs)
+                x = apply(block, x, rngs)
             maps.append(x)
         return tuple(maps)
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
@@ -51,6 +52,7 @@ class Checkpoints:
             # A NaN sorts anywhere: it could become the best and push out a good checkpoint.
             return -math.inf if math.isnan(value) else value
 
+        self._rank = rank
         self.directory = epath.Path(directory).resolve()  # orbax takes absolute paths only
         policies = [
             preservation_policy.LatestN(keep_latest),
@@ -62,7 +64,11 @@ class Checkpoints:
         ]
         self._manager = ocp.CheckpointManager(
             self.directory,
-            item_names=("state", "metadata"),
+            # Named here, and not only at each call, so that types can be read before arrays.
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "metadata": ocp.JsonCheckpointHandler(),
+            },
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
                 best_fn=rank,
@@ -96,8 +102,12 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """Returns the step with the best metric, or None where none was evaluated."""
-        return self._manager.best_step()
+        """Returns the step with the best metric, or None where none has one."""
+        step = self._manager.best_step()
+        # Where no step has a better one, orbax takes a NaN, too.
+        if step is None or self._rank(self._manager.metrics(step)) == -math.inf:
+            return None
+        return step
 
     def save(
         self, step: int, state: Any, metadata: dict[str, Any], metrics: Mapping[str, float] | None
@@ -140,6 +150,12 @@ class Checkpoints:
                 f"{self.directory} has no step {step}; it has {self.steps() or 'none'}"
             )
         try:
+            stored = _types(self._manager.item_metadata(step)["state"])
+            wanted = _types(_fields(abstract))
+            differing = [path for path in stored if wanted.get(path) not in (None, stored[path])]
+            if differing:  # orbax would cast without a word
+                path = differing[0]
+                raise ValueError(f"{path} is {stored[path]}, and should be {wanted[path]}")
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -170,6 +186,13 @@ class Checkpoints:
 
 def _fields(state: Any) -> dict[str, Any]:
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+
+
+def _types(tree: Any) -> dict[str, str]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): str(leaf.dtype)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def _is_foreign(path: epath.Path) -> bool:

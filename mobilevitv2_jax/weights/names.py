@@ -34,7 +34,16 @@ SOURCES = ("hf", "timm", "cvnets")
 
 # Numbers: {early} is a stage without attention, {late} one with it (both from 0), {number} the
 # stage from 1, {block} and {layer} count inside it, {layers} is its number of attention layers.
-_DIGITS = {"early": "[01]", "late": "[2-4]", "block": r"\d+", "layer": r"\d+"}
+_DIGITS = {
+    "early": "[01]",
+    "late": "[2-4]",
+    "block": r"\d+",
+    "layer": r"\d+",
+    "branch": "[0-3]",
+}
+
+_ABSENT = "absent"  # stands where a source has no such module
+_HEADS = ("classifier.", "segmentation_head.", "auxiliary_head.")
 
 # fmt: off
 _MODULES = [  # (common beginning of the names, modules)
@@ -74,6 +83,19 @@ _MODULES = [  # (common beginning of the names, modules)
     ]),
     (_Row("", "", "", ""), [
         _Row("classifier", "classifier", "head.fc", "classifier.1", "linear"),
+    ]),
+    (_Row("segmentation_head.", "segmentation_head.", _ABSENT, "seg_head."), [
+        _Row("branches.{branch}", "aspp.convs.{branch}",    "", "aspp.aspp_layer.convs.{branch}",
+             "conv_norm"),
+        _Row("branches.4.conv",   "aspp.convs.4.conv_1x1",  "",
+             "aspp.aspp_layer.convs.4.aspp_pool.conv_1x1",  "conv_norm"),
+        _Row("project",           "aspp.project",           "", "aspp.aspp_layer.project",
+             "conv_norm"),
+        _Row("classifier",        "classifier",             "", "classifier", "conv"),
+    ]),
+    (_Row("auxiliary_head.", _ABSENT, _ABSENT, "seg_head.aux_head."), [
+        _Row("conv",       "", "", "0", "conv_norm"),
+        _Row("classifier", "", "", "2", "conv"),
     ]),
 ]
 _ARRAYS = {  # the arrays of each kind of module, with their layout: see `Entry`
@@ -163,17 +185,28 @@ def _table(model: nnx.Module, source: str) -> tuple[list[Entry], dict[str, jax.A
     parameters, statistics = functional.arrays(model)
     arrays = {**parameters, **statistics}
     depths = model.config.n_attn_blocks  # type: ignore[attr-defined]
-    return [_entry(path, source, depths) for path in arrays], arrays
+    table = [_entry(path, source, depths) for path in arrays]
+    if source == "cvnets" and hasattr(model, "segmentation_head"):
+        # There the backbone is the encoder of a segmentation model, and plain in a classifier.
+        table = [
+            dataclasses.replace(entry, key=f"encoder.{entry.key}")
+            if entry.path.startswith("backbone.")
+            else entry
+            for entry in table
+        ]
+    return table, arrays
 
 
 def _entry(path: str, source: str, depths: tuple[int, ...]) -> Entry:
-    bare = not path.startswith(("backbone.", "classifier."))
+    bare = not path.startswith(("backbone.", *_HEADS))
     for pattern, row in _ROWS:
         if match := pattern.fullmatch(f"backbone.{path}" if bare else path):
             values = {name: int(digits) for name, digits in match.groupdict().items()}
             stage = values.get("late", values.get("early", 0))
             values |= {"number": stage + 1, "layers": depths[max(stage - 2, 0)]}
             key = getattr(row, source).format(**values)
+            if key.startswith(_ABSENT):
+                raise ValueError(f"the weights of {source} have no place for our {path}")
             return Entry(path, key.removeprefix("mobilevitv2.") if bare else key, row.kind)
     raise NotImplementedError(f"weights/names.py has no row for {path}")
 

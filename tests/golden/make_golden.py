@@ -2,8 +2,8 @@
 
     python tests/golden/make_golden.py
 
-needs torch and transformers (the `oracle` extra). The reference runs in float64, on weights that
-are exact in float32; its outputs are rounded to float32 in the end.
+needs torch and transformers (the `oracle` extra) and some minutes. The reference runs in float64,
+on weights that are exact in float32; its outputs are rounded to float32 in the end.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from reference_torch import (  # noqa: E402
     channels_first,
-    channels_last,
     huggingface,
     loss_of,
+    run,
     transformers,
 )
 from reference_weights import (  # noqa: E402
@@ -38,15 +38,12 @@ FILE = pathlib.Path(__file__).with_name("huggingface.npz")
 
 def outputs(model: Any, size: tuple[int, int], labels: int) -> dict[str, np.ndarray]:
     """Returns the digest of the model's outputs at one image size."""
-    pixels = channels_first(reference_images(size)).double()
-    results = {
-        problem_type: loss_of(model, pixels, problem_type, targets)
+    logits, pooled, maps = run(model, reference_images(size))
+    losses = {
+        problem_type: loss_of(model, logits, problem_type, targets)
         for problem_type, targets in reference_labels(labels).items()
     }
-    last = results["regression"]
-    maps = [channels_last(x) for x in last.hidden_states]
-    losses = {problem_type: output.loss.numpy() for problem_type, output in results.items()}
-    return digest(last.logits.numpy(), model.mobilevitv2(pixels).pooler_output, losses, maps)
+    return digest(logits, pooled, losses, maps)
 
 
 def require_attention_matters(model: Any) -> None:

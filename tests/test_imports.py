@@ -1,0 +1,173 @@
+"""The order of the house: who imports whom, and what importing the package loads."""
+
+import ast
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import mobilevitv2_jax
+
+PACKAGE = pathlib.Path(mobilevitv2_jax.__file__).parent
+
+# From left to right: a wing imports only what stands left of it, or in itself. The first three
+# are single files; all but the errors' and the configuration's own may be imported anywhere.
+ORDER = (
+    "errors",
+    "models.config",
+    "config",
+    "models",
+    "processing",
+    "weights",
+    "data",
+    "evaluation",
+    "training",
+    "export",
+    "cli",
+)
+# `from_pretrained` and `save_pretrained` of the models import it inside the function.
+DELEGATE = ("models", "weights.pretrained")
+
+
+def modules():
+    """Returns the name of every module of the package below it, with its syntax tree."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(part for part in parts if part != "__init__")
+        found[name] = ast.parse(path.read_text(), str(path))
+    return found
+
+
+MODULES = modules()
+
+
+def imports(tree):
+    """Returns the full names of all that a module imports, inside functions too."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where a name comes from"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def wing(name):
+    """Returns the part of the house that a name below the package belongs to."""
+    for prefix in sorted(ORDER, key=len, reverse=True):
+        if name == prefix or name.startswith(prefix + "."):
+            return prefix
+    raise AssertionError(f"{name} belongs to no wing of {ORDER}")
+
+
+def test_a_wing_imports_only_what_stands_left_of_it():
+    crossings = []
+    for name, tree in MODULES.items():
+        if not name:
+            continue  # mobilevitv2_jax/__init__.py resolves names when they are asked for
+        for imported in imports(tree):
+            if not imported.startswith("mobilevitv2_jax."):
+                continue
+            target = imported.removeprefix("mobilevitv2_jax.")
+            here, there = wing(name), wing(target)
+            if (here, ".".join(target.split(".")[:2])) == DELEGATE:
+                continue
+            if ORDER.index(there) > ORDER.index(here):
+                crossings.append(f"{name} imports {target}")
+    assert crossings == []
+
+
+def test_models_import_the_weights_only_inside_functions():
+    for name, tree in MODULES.items():
+        if name and wing(name) == "models":
+            outside = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+            assert not any("weights" in ast.unparse(node) for node in outside), name
+
+
+@pytest.mark.parametrize("library", ["jax", "flax", "optax", "orbax"])
+def test_neither_data_nor_configs_import_jax(library):
+    for name, tree in MODULES.items():
+        if name and wing(name) in ("errors", "models.config", "config", "data"):
+            roots = {imported.split(".")[0] for imported in imports(tree)}
+            assert library not in roots, name
+
+
+def test_only_the_checkpoints_import_orbax():
+    users = [
+        name
+        for name, tree in MODULES.items()
+        if any(imported.split(".")[0] == "orbax" for imported in imports(tree))
+    ]
+    assert users == ["weights.checkpoint"]
+
+
+@pytest.mark.parametrize("library", ["torch", "tensorflow", "timm", "transformers"])
+def test_nothing_imports_another_framework(library):
+    for name, tree in MODULES.items():
+        assert library not in {imported.split(".")[0] for imported in imports(tree)}, name
+
+
+def test_nothing_prints():
+    calls = [
+        f"{name}:{node.lineno}"
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("print", "pprint")
+    ]
+    assert calls == []
+
+
+def test_every_public_name_resolves():
+    for name in mobilevitv2_jax.__all__:
+        assert getattr(mobilevitv2_jax, name) is not None
+        assert name in dir(mobilevitv2_jax)
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'MobileViT'"):
+        mobilevitv2_jax.MobileViT  # noqa: B018
+
+
+def loaded_by(program):
+    """Returns the top-level modules that a program has loaded in a process of its own."""
+    report = "import json, sys; sys.stdout.write(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}\n{report}"], capture_output=True, text=True, check=True
+    )
+    return {name.split(".")[0] for name in json.loads(done.stdout)}
+
+
+HEAVY = {"grain", "orbax", "cv2", "tensorflow_datasets", "tensorboardX", "sklearn", "matplotlib"}
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert not loaded_by("import mobilevitv2_jax") & (HEAVY | {"jax", "flax", "numpy"})
+
+
+def test_using_the_model_initialises_no_backend_before_it_must_and_loads_no_reader_of_data():
+    program = """
+import mobilevitv2_jax as mv
+for name in ("MobileViTV2Config", "MobileViTV2ForImageClassification", "create_model"):
+    getattr(mv, name)
+mv.MobileViTV2Config(width_multiplier=0.5)
+import mobilevitv2_jax.training.step, mobilevitv2_jax.weights.names
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+"""
+    # The training step knows its tasks, and they know their augmentation and their pictures.
+    assert not loaded_by(program) & {"grain", "orbax", "tensorflow_datasets", "tensorboardX"}
+
+
+def test_importing_the_loop_initialises_no_backend():
+    program = """
+import mobilevitv2_jax.training.loop
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+"""
+    assert "jax" in loaded_by(program)

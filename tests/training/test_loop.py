@@ -1,0 +1,430 @@
+"""The training loop as a whole: files, order, resuming, stopping, and what ends it."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import VALUES, tiny_config, use_small_model
+
+from mobilevitv2_jax.config import ConfigError, flatten
+from mobilevitv2_jax.data.loader import Batches
+from mobilevitv2_jax.data.sources import load_source
+from mobilevitv2_jax.models.config import MobileViTV2Config
+from mobilevitv2_jax.training import loop
+from mobilevitv2_jax.training.experiment import Experiment, prepare
+from mobilevitv2_jax.training.logging import read_metrics
+from mobilevitv2_jax.training.run_directory import read_config, read_results
+from mobilevitv2_jax.weights.checkpoint import Checkpoints
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+TIMINGS = ("images_per_second", "data_wait", "tflops", "utilisation")
+
+# Dropout, so that the draws of a step matter, and a length that no interval divides.
+SMALL = {"model.ffn_dropout": 0.2, "schedule.total": "7 steps", "checkpoint.every": "5 steps"}
+
+
+@pytest.fixture
+def small_model(monkeypatch):
+    use_small_model(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def straight_run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("straight") / "run"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_small_model(monkeypatch)
+        assert loop.train(tiny_config(SMALL), directory, "python train.py") == 0
+    return directory
+
+
+@pytest.fixture
+def straight(straight_run, small_model):
+    """A run of the small model without interruption; not to be written to."""
+    return straight_run
+
+
+def on_step(monkeypatch, number, action):
+    """Calls `action` when the training step is dispatched for the `number`-th time from now."""
+    calls = []
+    original = jax.stages.Compiled.__call__
+
+    def dispatch(self, *arguments):
+        calls.append(None)
+        if len(calls) == number:
+            action()
+        return original(self, *arguments)
+
+    monkeypatch.setattr(jax.stages.Compiled, "__call__", dispatch)
+
+
+def leaves(directory, step, config):
+    """Returns the bytes of every leaf of a checkpoint, by path."""
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        state, _ = checkpoints.restore(step, prepare(config).abstract_state)
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def values(directory):
+    """Returns metrics.jsonl without what depends on the clock."""
+    return [
+        {name: value for name, value in line.items() if not name.endswith(TIMINGS)}
+        for line in read_metrics(directory / "metrics.jsonl")
+    ]
+
+
+def files(directory):
+    """Returns every file with its content and the time of its last change."""
+    return {
+        str(path.relative_to(directory)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(directory.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("model", ["small", pytest.param("real", marks=pytest.mark.slow)])
+def test_a_run_leaves_what_is_promised_and_the_same_command_only_tells_it(
+    model, tmp_path, capsys, monkeypatch
+):
+    if model == "small":
+        use_small_model(monkeypatch)
+    directory = tmp_path / "run"
+    assert loop.train(tiny_config(), directory, "python train.py --flag") == 0
+    said = capsys.readouterr().out
+
+    config = json.loads((directory / "config.json").read_text())
+    assert config["format"] == "mobilevitv2_jax.run/1" and config["schedule"]["total"] == "6 steps"
+    saved = MobileViTV2Config.from_pretrained(directory / "model")
+    assert (saved.width_multiplier, saved.num_labels, saved.id2label[9]) == (0.25, 10, "9")
+    summary = (directory / "summary.txt").read_text()
+    for text in ("stage 1", "total", *(f"\n{key} = " for key in flatten(tiny_config()))):
+        assert text in summary
+    assert list(directory.glob("events.out.tfevents.*"))
+    with Image.open(directory / "predictions.png") as picture:
+        assert picture.format == "PNG"
+    with Checkpoints(directory / "checkpoints", best_metric="eval_ema/top1") as checkpoints:
+        assert checkpoints.steps()[-2:] == [4, 6]  # every 2 steps, and the latest 2 kept
+        assert checkpoints.best_step() in (3, 6)  # evaluated every 3 steps
+    lines = read_metrics(directory / "metrics.jsonl")
+    train = [line["step"] for line in lines if "train/loss" in line]
+    evaluated = [line["step"] for line in lines if "eval_ema/top1" in line]
+    assert (train, evaluated) == ([2, 4, 6], [3, 6])
+    assert {name for line in lines for name in line} >= {
+        *("train/loss", "train/learning_rate", "train/gradient_norm"),
+        *("train/images_per_second", "train/data_wait", "train/tflops"),
+        *("eval/loss", "eval/top1", "eval/top5"),
+        *("eval_ema/loss", "eval_ema/top1", "eval_ema/top5"),
+    }
+    last = {name: value for name, value in lines[-1].items() if name != "step"}
+    assert read_results(directory, 6) == last
+    for text in ("step 6/6", "eval at step 6", f"python eval.py --workdir {directory}"):
+        assert text in said
+    assert "--config.schedule.total=12steps" in said  # how to train longer
+
+    before = files(directory)
+    assert loop.train(tiny_config(), directory, "python train.py --flag") == 0
+    told = capsys.readouterr().out
+    assert told == said[said.index(f"finished {directory}") :]
+    assert files(directory) == before
+
+
+@pytest.mark.parametrize("at", [4, 6])
+def test_an_interrupted_run_goes_on_to_the_same_bits(straight, tmp_path, monkeypatch, capsys, at):
+    config = tiny_config(SMALL)
+    directory = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        on_step(patch, at, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert loop.train(config, directory, "python train.py --again") == 75
+    said = capsys.readouterr().out
+    assert f"stopped at step {at} of 7. To continue:\n  python train.py --again" in said
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == at  # the step that was running is not lost
+    assert loop.train(config, directory, "python train.py --again") == 0
+    assert f"continuing {directory} at step {at} of 7" in capsys.readouterr().out
+
+    expected, found = leaves(straight, 7, config), leaves(directory, 7, config)
+    assert expected.keys() == found.keys()
+    assert [path for path in expected if expected[path] != found[path]] == []
+    assert values(directory) == values(straight)
+    assert read_results(directory, 7) == read_results(straight, 7)
+
+
+def test_lines_after_the_last_checkpoint_of_a_run_that_died_are_written_anew(
+    straight, tmp_path, monkeypatch
+):
+    class Died(Exception):
+        pass
+
+    def die():
+        raise Died
+
+    config = tiny_config(SMALL | {"data.threads": 0})
+    directory = tmp_path / "run"
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        on_step(patch, 7, die)  # the last checkpoint is that of step 6, the last line of 4
+        patch.setattr(Checkpoints, "save", save_only(5))
+        loop.train(config, directory, "")
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.latest_step() == 5
+    assert values(directory)[-1]["step"] == 6
+    assert loop.train(config, directory, "") == 0
+    assert values(directory) == values(straight)
+    assert leaves(directory, 7, config) == leaves(straight, 7, config)
+
+
+def save_only(step):
+    """Returns a `Checkpoints.save` that loses all other steps, as a process that dies does."""
+    original = Checkpoints.save
+
+    def save(self, number, *arguments):
+        if number == step:
+            original(self, number, *arguments)
+
+    return save
+
+
+def test_a_run_that_died_before_its_results_only_evaluates_again(straight, tmp_path):
+    directory = pathlib.Path(shutil.copytree(straight, tmp_path / "run"))
+    (directory / "eval.json").unlink()
+    (directory / "predictions.png").unlink()
+    assert loop.train(tiny_config(SMALL), directory, "") == 0
+    assert read_results(directory, 7) == read_results(straight, 7)
+    assert values(directory) == values(straight)
+    assert (directory / "predictions.png").exists()
+
+
+def test_the_order_is_evaluate_save_next_batch_step_and_metrics_come_one_step_late(
+    small_model, tmp_path, monkeypatch
+):
+    events = []
+
+    def record(owner, name, event):
+        original = getattr(owner, name)
+
+        def recorded(self, *arguments, **options):
+            text = event(*arguments, **options)
+            if text:
+                events.append(text)
+            return original(self, *arguments, **options)
+
+        monkeypatch.setattr(owner, name, recorded)
+
+    evaluating = []
+
+    def next_batch():
+        return None if evaluating else "next"
+
+    record(Batches, "__next__", next_batch)
+    record(Checkpoints, "save", lambda step, *_: f"save {step}")
+    record(jax.stages.Compiled, "__call__", lambda *_: "step")
+    evaluate = Experiment.evaluate
+
+    def recorded_evaluate(self, state):
+        events.append("evaluate")
+        evaluating.append(True)
+        try:
+            return evaluate(self, state)
+        finally:
+            evaluating.clear()
+
+    monkeypatch.setattr(Experiment, "evaluate", recorded_evaluate)
+    device_get = jax.device_get
+
+    def recorded_device_get(tree):
+        if isinstance(tree, dict) and "gradient_norm" in tree:
+            events.append("fetch")
+        return device_get(tree)
+
+    monkeypatch.setattr(jax, "device_get", recorded_device_get)
+    predict = loop.predict
+
+    def recorded_predict(*arguments, **options):
+        evaluating.append(True)
+        return predict(*arguments, **options)
+
+    monkeypatch.setattr(loop, "predict", recorded_predict)
+    changes = {"schedule.total": "5 steps", "checkpoint.every": "2 steps"}
+    assert loop.train(tiny_config(changes), tmp_path / "run", "") == 0
+    assert events == [
+        *("next", "step"),
+        *("next", "step", "fetch"),  # the first step's, while the second runs
+        *("fetch", "save 2", "next", "step"),
+        *("fetch", "evaluate", "save 3", "next", "step"),
+        *("fetch", "save 4", "next", "step"),
+        *("fetch", "evaluate", "save 5"),
+    ]
+
+
+def use_wrong_labels(monkeypatch):
+    """Gives every digit to train on a label outside the classes: the loss is NaN."""
+
+    def open_source(config, split):
+        source = load_source("digits", split)
+        return dataclasses.replace(source, labels=np.full_like(source.labels, 99))
+
+    monkeypatch.setattr(loop, "open_source", open_source)
+
+
+def test_steps_that_are_not_finite_end_the_run_and_name_the_last_checkpoint(
+    small_model, tmp_path, monkeypatch, capsys
+):
+    use_wrong_labels(monkeypatch)
+    config = tiny_config({"optimizer.max_skipped": 3, "eval.every": "100 steps"})
+    with pytest.raises(loop.NonFiniteError) as error:
+        loop.train(config, tmp_path / "run", "")
+    text = str(error.value)
+    assert "3 steps in a row up to step 3 were not finite" in text and "step 2" in text
+    assert "step 1: not finite, skipped (1 in a row)" in capsys.readouterr().out
+    skipped = [line for line in values(tmp_path / "run") if "train/skipped_in_a_row" in line]
+    assert [(line["step"], line["train/skipped_in_a_row"]) for line in skipped] == [
+        (1, 1),
+        (2, 2),
+        (3, 3),
+    ]
+    with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
+        state, _ = checkpoints.restore(2, prepare(config).abstract_state)
+    for path, value in prepare(config).initial_state().parameters.items():
+        np.testing.assert_array_equal(state.parameters[path], value)
+
+
+def test_steps_that_are_not_finite_from_the_start_name_no_checkpoint(
+    small_model, tmp_path, monkeypatch
+):
+    use_wrong_labels(monkeypatch)
+    config = tiny_config({"optimizer.max_skipped": 1, "eval.every": "100 steps"})
+    with pytest.raises(loop.NonFiniteError) as error:
+        loop.train(config, tmp_path / "run", "")
+    assert "No checkpoint was saved" in str(error.value)
+
+
+def test_evaluation_counts_every_example_once_whatever_the_batch(small_model):
+    results = []
+    for batch_size in (72, 100):  # 360 in five full batches, or in four with 40 of padding
+        experiment = prepare(tiny_config({"eval.batch_size": batch_size}))
+        results.append(experiment.evaluate(experiment.initial_state()))
+    for name, value in results[0].items():
+        if name.endswith("loss"):
+            assert results[1][name] == pytest.approx(value, rel=1e-6)  # float32 sums
+        else:
+            assert results[1][name] == value
+    assert results[0]["eval/top1"] * 360 == pytest.approx(round(results[0]["eval/top1"] * 360))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mesh.devices": 4096}, r"config\.mesh\.devices must be at most"),
+        ({"data.source": "digit"}, "did you mean 'digits'"),
+        ({"data.eval_split": "held_out"}, "split of digits must be one of"),
+        ({"data.train_split": "trian"}, "did you mean 'train'"),
+        ({"model.expand_ratio": -1.0}, r"config\.model\.expand_ratio"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_any_compile_and_leaves_nothing(
+    tmp_path, monkeypatch, changes, message
+):
+    def refuse(*_, **__):
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(jax, "jit", refuse)
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    with pytest.raises(ConfigError, match=message):
+        loop.train(tiny_config(changes), tmp_path / "run", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_of_another_config_is_refused_before_any_compile(straight, monkeypatch):
+    monkeypatch.setattr(jax.stages.Lowered, "compile", None)  # may not be called
+    before = files(straight)
+    with pytest.raises(ConfigError, match="seed: 0 -> 1"):
+        loop.train(tiny_config(SMALL | {"seed": 1}), straight, "")
+    assert files(straight) == before
+    assert read_config(straight).seed == 0
+
+
+def test_a_schedule_shorter_than_the_run_is_refused(straight, tmp_path):
+    directory = pathlib.Path(shutil.copytree(straight, tmp_path / "run"))
+    changes = {"schedule.total": "5 steps", "checkpoint.allow_changes": "schedule"}
+    with pytest.raises(ConfigError, match=r"config\.schedule\.total is 5 .* for 7"):
+        loop.train(tiny_config(SMALL | changes), directory, "")
+
+
+# ---- In a process of its own, as a user runs it -------------------------------------------
+
+
+def start(directory, *options):
+    """Starts `train.py` on the tiny experiment, and returns the process."""
+    flags = [f"--config.{key}={value}" for key, value in VALUES.items() if key != "schedule.total"]
+    return subprocess.Popen(
+        [
+            *(sys.executable, "train.py", "--config", "configs/digits.py"),
+            *("--workdir", str(directory), *flags, *options),
+        ],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def until(process, text):
+    """Reads what a process says up to a line with `text`."""
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"the process ended without saying {text!r}")
+
+
+@pytest.fixture(scope="module")
+def straight_process(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("straight") / "run"
+    process = start(directory, *LONGER)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    return directory
+
+
+LONGER = (
+    "--config.schedule.total=60 steps",
+    "--config.eval.every=20 steps",
+    "--config.checkpoint.every=5 steps",
+    "--config.log.every=5 steps",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
+)
+def test_a_process_that_is_stopped_or_killed_goes_on_to_the_same_bits(
+    straight_process, tmp_path, number, status
+):
+    directory = tmp_path / "run"
+    process = start(directory, *LONGER)
+    until(process, "step 30/60")
+    process.send_signal(number)
+    asked = time.monotonic()
+    said, _ = process.communicate(timeout=30)  # promised: 10 s from signal to durable
+    assert process.returncode == status, said
+    assert time.monotonic() - asked <= 30
+
+    process = start(directory, *LONGER)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    assert f"continuing {directory} at step" in said
+    config = read_config(directory)
+    expected, found = leaves(straight_process, 60, config), leaves(directory, 60, config)
+    assert [path for path in expected if expected[path] != found[path]] == []
+    assert values(directory) == values(straight_process)
