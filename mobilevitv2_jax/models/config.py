@@ -137,7 +137,7 @@ class MobileViTV2Config:
             shifted arrays: fast on CPU), "convolution" (fast on TPU and GPU), or "auto", which
             chooses when the program is compiled for its platform.
         rematerialize: keep only the inputs of the backbone's blocks for the gradient and compute
-            what is inside them once more: less memory for a quarter to a third more time.
+            what is inside them once more: less memory, more time.
 
     Raises:
         TypeError: for a field that does not exist, naming the nearest one.

@@ -30,9 +30,12 @@ def _draw_block(key: Array, index: int, kind: str) -> Array:
 
 def _draw(key: Array, shape: tuple[int, ...], kind: str) -> Array | np.ndarray:
     size = math.prod(shape)
-    blocks = [_draw_block(key, index, kind) for index in range(-(-size // _BLOCK))]
-    host = np if not isinstance(key, jax.core.Tracer) else jnp
-    return host.concatenate([host.asarray(block) for block in blocks])[:size].reshape(shape)
+    count = -(-size // _BLOCK)
+    if isinstance(key, jax.core.Tracer):
+        values = jax.vmap(lambda index: _draw_block(key, index, kind))(jnp.arange(count))
+        return values.reshape(-1)[:size].reshape(shape)
+    values = np.concatenate([_draw_block(key, index, kind) for index in range(count)])
+    return values[:size].reshape(shape)
 
 
 def normal(config: MobileViTV2Config, key: Array, shape: tuple[int, ...]) -> Array:

@@ -1,9 +1,11 @@
-"""Writes `huggingface.npz`: outputs of Hugging Face's model, which the default tests compare with.
+"""Writes outputs of the peers' models, with which the default tests compare ours.
 
     python tests/golden/make_golden.py
 
-needs torch and transformers (the `oracle` extra) and some minutes. The reference runs in float64,
-on weights that are exact in float32; its outputs are rounded to float32 in the end.
+`huggingface.npz` holds Hugging Face's classifier at every width, `conventions.npz` the cases in
+which the peers differ. It needs torch, transformers and timm (the `oracle` extra) and some minutes.
+The references run in float64, on weights that are exact in float32; their outputs are rounded to
+float32 in the end.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+from oracle.cases import GOLDEN  # noqa: E402
+from oracle.comparison import reference_outputs, timm  # noqa: E402
 from reference_torch import (  # noqa: E402
     channels_first,
     huggingface,
@@ -34,6 +38,7 @@ from reference_weights import (  # noqa: E402
 )
 
 FILE = pathlib.Path(__file__).with_name("huggingface.npz")
+CONVENTIONS = pathlib.Path(__file__).with_name("conventions.npz")
 
 
 def outputs(model: Any, size: tuple[int, int], labels: int) -> dict[str, np.ndarray]:
@@ -59,9 +64,21 @@ def require_attention_matters(model: Any) -> None:
                 raise SystemExit(f"{name} moves the logits by {moved:.2%} only")
 
 
+def conventions() -> dict[str, np.ndarray]:
+    """Returns the digests of the cases in which the peers' rules act."""
+    kept = {"torch": torch.__version__, "timm": timm.__version__}
+    for case in GOLDEN:
+        reference = reference_outputs(case, double=True)
+        logits, *maps = reference.values()
+        digested = digest(logits, maps[-1].mean((1, 2)), {}, maps)
+        kept |= {f"{case.name}/{key}": x for key, x in digested.items()}
+    return kept
+
+
 @torch.no_grad()
 def main() -> None:
-    """Writes the file."""
+    """Writes both files."""
+    np.savez_compressed(CONVENTIONS, **conventions())
     kept = {"torch": torch.__version__, "transformers": transformers.__version__}
     for width, labels in [(width, LABELS) for width in WIDTHS] + [(1.0, 1000)]:
         model = huggingface(width_multiplier=width, num_labels=labels).double()

@@ -99,6 +99,7 @@ BAD_VALUES = [
     ("classifier_dropout", "yes"),
     ("auxiliary_head", 1),
     ("align_corners", None),
+    ("rematerialize", "yes"),
     ("problem_type", "classification"),
     ("dilation_rule", "timm"),
     ("odd_size_rule", ""),

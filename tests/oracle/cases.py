@@ -112,6 +112,13 @@ CASES = (
 DOUBLE = (CASES[4], CASES[2], CASES[36], CASES[37])
 """The cases that are also run in float64."""
 
+GOLDEN = (
+    Case(0.5, (256, 256), 16, "huggingface", "segmentation"),
+    Case(0.5, (224, 224), 32, "timm", "classification"),
+    Case(0.5, (257, 193), 32, "timm", "classification"),
+)
+"""The cases whose reference outputs are stored, for the tests that run without torch."""
+
 
 def full_product() -> list[Case]:
     """Returns every combination that has a reference."""

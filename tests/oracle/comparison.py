@@ -12,19 +12,18 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from oracle.cases import RULES, Case
 from reference_torch import (
     REQUIRED,
     channels_first,
     channels_last,
     huggingface,
-    state_of,
     torch,
 )
 from reference_weights import LABELS, reference_images, reference_weights, shapes_of
 
 import mobilevitv2_jax as mv
 from mobilevitv2_jax.models import functional
-from oracle.cases import RULES, Case
 
 timm = importlib.import_module("timm") if REQUIRED else pytest.importorskip("timm")
 

@@ -94,9 +94,8 @@ def main() -> None:
     largest = measure(cases, options.results or pathlib.Path(name), options.double)
 
     import jax
-    from reference_torch import torch, transformers
-
     from oracle.comparison import timm
+    from reference_torch import torch, transformers
 
     packages = {"torch": torch, "transformers": transformers, "timm": timm, "jax": jax}
     versions = ", ".join(f"{name} {module.__version__}" for name, module in packages.items())
