@@ -406,6 +406,15 @@ def validate(config: ml_collections.ConfigDict) -> None:
         value = _get(config, key)
         if not 0 <= value < math.inf:
             _refuse(key, "at least 0 and finite", value)
+    group_size = config.model.batch_norm_group_size
+    if group_size and config.data.batch_size % group_size:
+        _refuse(
+            "model.batch_norm_group_size",
+            f"a divisor of data.batch_size, which is {config.data.batch_size}",
+            group_size,
+        )
+    if config.model.num_channels != 3:
+        _refuse("model.num_channels", "3, for images are read as RGB", config.model.num_channels)
     for key in ("augment.horizontal_flip", "ema.momentum"):
         if not 0 <= _get(config, key) <= 1:
             _refuse(key, "in [0, 1]", _get(config, key))

@@ -173,6 +173,10 @@ def test_a_run_name_does_not_depend_on_the_order_of_the_overrides():
 BAD_VALUES = {
     "model.width_multiplier": 0.0,
     "model.depthwise": "fast",
+    "model.batch_norm_group_size": 48,
+    "model.num_channels": 1,
+    "task": "detection",
+    "augment.short_side": (300, 200),
     "schedule.total": "0 steps",
     "schedule.warmup": "3",
     "schedule.learning_rate": math.nan,

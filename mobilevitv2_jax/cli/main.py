@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import pathlib
 import sys
 
 from mobilevitv2_jax.cli import help
@@ -23,6 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: the verb and its arguments; those of the process by default.
     """
+    # A program is compiled once on a machine, not once in every process; JAX reads this variable.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache_directory()))
     # Orbax warns through absl of what its users asked for; what matters here is said by errors.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
@@ -34,6 +38,11 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         status = 130
     sys.exit(status)
+
+
+def _cache_directory() -> pathlib.Path:
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return pathlib.Path(home).expanduser() / "mobilevitv2_jax" / "xla"
 
 
 def _dispatch(argv: list[str]) -> int:

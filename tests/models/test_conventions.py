@@ -25,7 +25,7 @@ def with_reference_weights(model):
 
 
 def runner(model, mode="evaluation"):
-    """Returns the jitted forward pass: (output, statistics) of (parameters, statistics, images)."""
+    """Returns the jitted forward pass, from images to output and statistics."""
     graphs, parameters, statistics = functional.split(model)
 
     @jax.jit

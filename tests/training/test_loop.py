@@ -323,6 +323,25 @@ def test_evaluation_counts_every_example_once_whatever_the_batch(small_model):
 
 
 @pytest.mark.parametrize(
+    ("field", "prefix"),
+    [
+        ("parameters", "eval"),
+        ("statistics", "eval"),
+        ("ema_parameters", "eval_ema"),
+        ("ema_statistics", "eval_ema"),
+    ],
+)
+def test_an_evaluation_takes_weights_and_statistics_that_belong_together(
+    small_model, field, prefix
+):
+    experiment = prepare(tiny_config())
+    state = experiment.initial_state()
+    nan = {path: value * np.nan for path, value in getattr(state, field).items()}
+    metrics = experiment.evaluate(dataclasses.replace(state, **{field: nan}))
+    assert {name for name in ("eval", "eval_ema") if np.isnan(metrics[f"{name}/loss"])} == {prefix}
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"mesh.devices": 4096}, r"config\.mesh\.devices must be at most"),
