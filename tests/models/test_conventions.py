@@ -15,6 +15,7 @@ from reference_weights import reference_weights, shapes_of
 import mobilevitv2_jax as mv
 from mobilevitv2_jax.models import functional
 from mobilevitv2_jax.models.attention import MobileViTV2Block
+from mobilevitv2_jax.models.backbone import rematerialized
 from mobilevitv2_jax.models.layers import Convolution, convolve, trim
 
 
@@ -288,42 +289,61 @@ def test_logits_in_bfloat16_are_near_those_in_float32(make_model, images):
     assert 0 < error < 2e-2
 
 
-def test_rematerialisation_changes_neither_loss_nor_gradients_nor_statistics(make_model, images):
-    """Dropout included, whose draws are the same. Tolerance: 1e-5 of the largest value.
+def step_of(model, apply):
+    """Returns loss, gradients and statistics of a step, and what the random stream yields next."""
+    graphs, parameters, statistics = functional.split(model)
 
-    The gradients are of the order of 1, rounded in float32; XLA may fuse the two otherwise.
-    """
-    x, labels = images(32), np.array([1, 2])
+    @jax.jit
+    def step(parameters, statistics):
+        def loss(parameters):
+            model = functional.merge(graphs.train, parameters, statistics)
+            rngs = nnx.Rngs(dropout=jax.random.key(0))
+            value = apply(model, rngs)
+            return value, (functional.arrays(model)[1], jax.random.key_data(rngs.dropout()))
 
-    def step(rematerialize):
-        model = make_model(
-            rematerialize=rematerialize,
-            attn_dropout=0.2,
-            ffn_dropout=0.1,
-            depthwise="convolution",
-        )
-        graphs, parameters, statistics = functional.split(model)
+        return jax.value_and_grad(loss, has_aux=True)(parameters)
 
-        @jax.jit
-        def run(parameters, statistics):
-            def loss(parameters):
-                model = functional.merge(graphs.train, parameters, statistics)
-                rngs = nnx.Rngs(dropout=jax.random.key(0))
-                value = model(x, labels, rngs=rngs).loss
-                return value, (functional.arrays(model)[1], rngs.dropout())
+    (loss, (moved, key)), gradients = step(parameters, statistics)
+    return {"loss": loss, "next key": key, **gradients, **moved}
 
-            return jax.value_and_grad(loss, has_aux=True)(parameters)
 
-        jaxpr = jax.make_jaxpr(run)(parameters, statistics)
-        names = {equation.primitive.name for equation in equations(jaxpr.jaxpr)}
-        assert bool(names & {"checkpoint", "remat", "remat2"}) == rematerialize
-        (loss, (moved, key)), gradients = run(parameters, statistics)
-        return {"loss": loss, **gradients, **moved}, jax.random.key_data(key)
-
-    (plain, plain_key), (again, again_key) = step(False), step(True)
-    np.testing.assert_array_equal(plain_key, again_key)
+def require_same_step(plain, again):
+    """Tolerance: 1e-5 of max(|leaf|, 1e-3 * the largest value): XLA may fuse the two otherwise."""
+    np.testing.assert_array_equal(plain.pop("next key"), again.pop("next key"))
     assert plain.keys() == again.keys()
     largest = max(np.abs(value).max() for value in plain.values())
     for name, value in plain.items():
         scale = max(np.abs(value).max(), 1e-3 * largest)
         assert np.abs(value - again[name]).max() <= 1e-5 * scale, name
+
+
+def test_a_rematerialised_block_has_the_same_gradients_statistics_and_dropout():
+    x = np.random.RandomState(0).normal(size=(2, 4, 4, 16)).astype(np.float32)
+
+    def step(call):
+        layer = block(attn_dropout=0.2, ffn_dropout=0.1)
+        return step_of(layer, lambda layer, rngs: jnp.square(call(layer, x, rngs)).sum())
+
+    require_same_step(step(lambda layer, x, rngs: layer(x, rngs)), step(rematerialized))
+
+
+@pytest.mark.slow
+def test_a_rematerialised_model_has_the_same_loss_gradients_and_statistics(make_model, images):
+    x, labels = images(32), np.array([1, 2])
+
+    def step(rematerialize):
+        model = make_model(rematerialize=rematerialize, attn_dropout=0.2, depthwise="convolution")
+        return step_of(model, lambda model, rngs: model(x, labels, rngs=rngs).loss)
+
+    require_same_step(step(False), step(True))
+
+
+def test_the_switch_rematerialises_every_block(make_model, images):
+    for rematerialize in (False, True):
+        graph, state = nnx.split(make_model(rematerialize=rematerialize))
+        jaxpr = jax.make_jaxpr(lambda state, x, graph=graph: nnx.merge(graph, state)(x).logits)(
+            state, images(64)
+        )
+        names = [equation.primitive.name for equation in jaxpr.jaxpr.eqns]
+        # Stages of 1, 2, 2, 2 and 2 blocks.
+        assert sum("checkpoint" in name or "remat" in name for name in names) == 9 * rematerialize
