@@ -308,21 +308,21 @@ def step_of(model, apply):
 
 
 def require_same_step(plain, again):
-    """Tolerance: 1e-5 of max(|leaf|, 1e-3 * the largest value): XLA may fuse the two otherwise."""
+    """Tolerance: 1e-4 of max(|leaf|, 1e-3 * the largest value): XLA may fuse the two otherwise."""
     np.testing.assert_array_equal(plain.pop("next key"), again.pop("next key"))
     assert plain.keys() == again.keys()
     largest = max(np.abs(value).max() for value in plain.values())
     for name, value in plain.items():
         scale = max(np.abs(value).max(), 1e-3 * largest)
-        assert np.abs(value - again[name]).max() <= 1e-5 * scale, name
+        assert np.abs(value - again[name]).max() <= 1e-4 * scale, name
 
 
 def test_a_rematerialised_block_has_the_same_gradients_statistics_and_dropout():
-    x = np.random.RandomState(0).normal(size=(2, 4, 4, 16)).astype(np.float32)
+    x, weights = np.random.RandomState(0).normal(size=(2, 2, 4, 4, 16)).astype(np.float32)
 
     def step(call):
         layer = block(attn_dropout=0.2, ffn_dropout=0.1)
-        return step_of(layer, lambda layer, rngs: jnp.square(call(layer, x, rngs)).sum())
+        return step_of(layer, lambda layer, rngs: (call(layer, x, rngs) * weights).sum())
 
     require_same_step(step(lambda layer, x, rngs: layer(x, rngs)), step(rematerialized))
 

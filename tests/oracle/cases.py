@@ -109,7 +109,7 @@ CASES = (
 )
 # fmt: on
 
-DOUBLE = (CASES[4], CASES[2], CASES[36], CASES[37])
+DOUBLE = (CASES[4], CASES[2], CASES[36], CASES[6])
 """The cases that are also run in float64."""
 
 GOLDEN = (

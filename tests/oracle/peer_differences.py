@@ -39,10 +39,10 @@ def initialization() -> None:
         model = mv.MobileViTV2ForImageClassification(config, rngs=nnx.Rngs(0))
         graphs, parameters, statistics = functional.split(model)
         muted = {path: 0 * x if ".attention.out." in path else x for path, x in parameters.items()}
-        for mode in ("train", "evaluation"):
+        for mode, graph in (("train", graphs.train), ("evaluation", graphs.evaluation)):
 
             @jax.jit
-            def logits(parameters, graph=getattr(graphs, mode), statistics=statistics):
+            def logits(parameters, graph=graph, statistics=statistics):
                 return functional.merge(graph, parameters, statistics)(images).logits
 
             whole, without = np.asarray(logits(parameters)), np.asarray(logits(muted))
