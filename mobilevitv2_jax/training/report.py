@@ -89,13 +89,16 @@ def finished(
 ) -> str:
     """Returns the results of a finished run, where they are, and how to go on."""
     total = Duration.parse(config.schedule.total)
-    longer = f"{2 * total.value:g}{total.unit}"
+    longer = f"{command} --config.schedule.total={2 * total.value:g}{total.unit}"
+    if "--workdir" in command:
+        # The schedule spans the whole run, so a longer one is another run, in another place.
+        longer += f" --workdir {directory}-longer"
     rows = {
         "checkpoints": f"{directory / 'checkpoints'} (best: step {best_step})",
         "pictures": f"{directory / 'predictions.png'}",
         "metrics": f"{directory / 'metrics.jsonl'}, TensorBoard events beside it",
         "evaluate": f"python eval.py --workdir {directory}",
-        "train longer": f"{command} --config.schedule.total={longer}",
+        "train longer": longer,
     }
     lines = [f"  {name:13s} {value}" for name, value in rows.items()]
     return "\n".join(
