@@ -125,6 +125,7 @@ def test_reading_threads_do_not_change_the_stream(threads):
     assert_same(evaluate(source, batch_size=6, threads=threads), evaluate(source, batch_size=6))
 
 
+@pytest.mark.slow
 def test_loader_processes_do_not_change_the_stream():
     source = noise(20)
     assert_same(train(source, 9, workers=2, start_step=2), train(source, 9, start_step=2))

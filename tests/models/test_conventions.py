@@ -179,6 +179,7 @@ def test_strides_and_dilations_are_those_of_the_peers(make_model, stride, rule):
     assert found == DILATIONS[stride, rule]
 
 
+@pytest.mark.slow
 def test_the_dilation_rules_differ_where_the_output_stride_is_fine(make_model, images):
     """By more than 1 % of the largest logit; at output stride 32 the programs are the same."""
     logits = []
@@ -220,6 +221,7 @@ def test_trimming_a_dilated_kernel_leaves_the_convolution_as_it_was(height, widt
     np.testing.assert_allclose(layer(x), whole, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_statistics_over_groups_are_those_of_each_group_run_on_its_own(make_model, images):
     """A whole model: outputs, and running statistics, which are the mean over the groups.
 
@@ -278,6 +280,7 @@ def test_in_bfloat16_statistics_softmax_and_loss_are_taken_in_float32(make_model
         assert min(seen.values()) > 0, seen  # of softmax, loss and normalisations
 
 
+@pytest.mark.slow
 def test_logits_in_bfloat16_are_near_those_in_float32(make_model, images):
     """Tolerance: 2e-2 of the largest logit; bfloat16 keeps 8 bits, 4e-3 a rounding."""
     x = images(64)
@@ -317,6 +320,7 @@ def require_same_step(plain, again):
         assert np.abs(value - again[name]).max() <= 1e-4 * scale, name
 
 
+@pytest.mark.slow
 def test_a_rematerialised_block_has_the_same_gradients_statistics_and_dropout():
     x, weights = np.random.RandomState(0).normal(size=(2, 2, 4, 4, 16)).astype(np.float32)
 

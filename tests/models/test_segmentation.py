@@ -169,6 +169,7 @@ def test_resizing_to_the_same_size_changes_nothing():
         np.testing.assert_array_equal(y, x)
 
 
+@pytest.mark.slow
 def test_the_auxiliary_head_counts_in_training_only_and_with_its_weight(make_segmenter, images):
     """Tolerance: 1e-6, one sum in float32."""
     model = make_segmenter(auxiliary_head=True, aspp_dropout_prob=0.0, classifier_dropout_prob=0.0)

@@ -189,6 +189,7 @@ def test_dropout_needs_a_source_of_randomness_only_where_it_is_on(make_model, im
         trace(graphs.train, rngs=True)
 
 
+@pytest.mark.slow
 def test_classifier_dropout_acts_only_when_it_is_asked_for(make_model, images):
     for on in (False, True):
         model = make_model(classifier_dropout_prob=0.5, classifier_dropout=on)
