@@ -83,12 +83,8 @@ def trim(kernel: Array, height: int, width: int, dilation: int) -> Array:
     return kernel[middle - rows : middle + rows + 1, middle - columns : middle + columns + 1]
 
 
-def _depthwise_convolution(x: Features, kernel: Array, *, stride: int, dilation: int) -> Features:
-    return convolve(x, kernel, stride, dilation, groups=x.shape[-1])
-
-
-def _depthwise_shifts(x: Features, kernel: Array, *, stride: int, dilation: int) -> Features:
-    size = kernel.shape[0]
+def _shifts(x: Features, size: int, stride: int, dilation: int) -> list[Features]:
+    """Returns what each tap of a size x size kernel sees, row by row."""
     padding = (size - 1) // 2 * dilation
     batch, height, width, channels = x.shape
     rows, columns = (height - 1) // stride + 1, (width - 1) // stride + 1
@@ -101,11 +97,60 @@ def _depthwise_shifts(x: Features, kernel: Array, *, stride: int, dilation: int)
             padded, (0, top, left, 0), (batch, bottom, right, channels), (1, stride, stride, 1)
         )
 
-    return sum(  # type: ignore[return-value]
-        shifted(row, column) * kernel[row, column, 0]
-        for row in range(size)
-        for column in range(size)
+    return [shifted(row, column) for row in range(size) for column in range(size)]
+
+
+def _multiply_add(x: Features, kernel: Array, stride: int, dilation: int) -> Features:
+    size, _, _, channels = kernel.shape
+    taps = kernel.reshape(size * size, channels)
+    shifts = _shifts(x, size, stride, dilation)
+    return sum(shift * tap for shift, tap in zip(shifts, taps, strict=True))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _depthwise_shifts(x: Features, kernel: Array, stride: int, dilation: int) -> Features:
+    return _multiply_add(x, kernel, stride, dilation)
+
+
+def _shifts_forward(
+    x: Features, kernel: Array, stride: int, dilation: int
+) -> tuple[Features, tuple[Features, Array]]:
+    return _multiply_add(x, kernel, stride, dilation), (x, kernel)
+
+
+def _shifts_backward(
+    stride: int, dilation: int, residuals: tuple[Features, Array], gradient: Features
+) -> tuple[Features, Array]:
+    """What differentiation gives by itself, in a form that XLA:CPU runs 2 to 5 times faster.
+
+    By itself it pads and adds once per tap, and reads input and gradient anew for each tap of
+    the kernel's gradient: these two were a third of a training step.
+    """
+    x, kernel = residuals
+    if stride == 1:
+        # The transpose of a convolution is one with the kernel turned round.
+        to_input = _multiply_add(gradient, kernel[::-1, ::-1], 1, dilation)
+    else:
+        transpose = jax.linear_transpose(lambda x: _multiply_add(x, kernel, stride, dilation), x)
+        (to_input,) = transpose(gradient)
+    # One reduction with an operand for each tap is one pass over the arrays. It leaves rows, so
+    # that it runs on all cores; the barrier keeps XLA from joining it with the sum over them.
+    dtype = statistics_dtype(gradient)
+    products = [
+        shift.astype(dtype) * gradient.astype(dtype)
+        for shift in _shifts(x, kernel.shape[0], stride, dilation)
+    ]
+    rows = lax.reduce(
+        products,
+        [jnp.zeros((), dtype)] * len(products),
+        lambda left, right: [a + b for a, b in zip(left, right, strict=True)],
+        dimensions=(2,),
     )
+    sums = jnp.stack(lax.optimization_barrier(rows)).sum((1, 2))
+    return to_input, sums.reshape(kernel.shape).astype(kernel.dtype)
+
+
+_depthwise_shifts.defvjp(_shifts_forward, _shifts_backward)
 
 
 def depthwise(
@@ -122,8 +167,13 @@ def depthwise(
             shifted multiply-adds, which fuse), "convolution" (what TPU and GPU do well), or
             "auto", resolved for the platform that the program is compiled for.
     """
-    shifts = functools.partial(_depthwise_shifts, stride=stride, dilation=dilation)
-    convolution = functools.partial(_depthwise_convolution, stride=stride, dilation=dilation)
+
+    def shifts(x: Features, kernel: Array) -> Features:
+        return _depthwise_shifts(x, kernel, stride, dilation)
+
+    def convolution(x: Features, kernel: Array) -> Features:
+        return convolve(x, kernel, stride, dilation, groups=x.shape[-1])
+
     if form == "auto":
         return lax.platform_dependent(x, kernel, cpu=shifts, default=convolution)
     return (shifts if form == "shifts" else convolution)(x, kernel)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import optax
 from flax import nnx
 
 from mobilevitv2_jax.config import model_config
@@ -44,6 +45,7 @@ class Experiment:
         model: the model's configuration, with the classes of the data.
         abstract_model: the model without its weights.
         graphs: the model's static part.
+        optimizer: the direction of descent.
         initial_state: makes the state before the first step.
     """
 
@@ -54,6 +56,7 @@ class Experiment:
     model: MobileViTV2Config
     abstract_model: nnx.Module
     graphs: Graphs
+    optimizer: optax.GradientTransformation
     initial_state: Callable[[], TrainState]
 
     @functools.cached_property
@@ -121,7 +124,9 @@ def prepare(config: ml_collections.ConfigDict) -> Experiment:
 
     abstract_model = nnx.eval_shape(build)
     graphs, _, _ = split(abstract_model)
-    return Experiment(config, task, mesh, source, model, abstract_model, graphs, initial_state)
+    return Experiment(
+        config, task, mesh, source, model, abstract_model, graphs, optimizer, initial_state
+    )
 
 
 def open_source(config: ml_collections.ConfigDict, split: str) -> Source:

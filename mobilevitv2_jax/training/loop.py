@@ -23,7 +23,6 @@ from mobilevitv2_jax.training import logging, report, run_directory
 from mobilevitv2_jax.training.experiment import open_source, prepare
 from mobilevitv2_jax.training.faults import EXIT_STATUS, StopRequest
 from mobilevitv2_jax.training.mesh import batch_sharding, peak_tflops, replicated
-from mobilevitv2_jax.training.optimizer import make_optimizer
 from mobilevitv2_jax.training.schedule import Schedule
 from mobilevitv2_jax.training.step import make_train_step
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
@@ -49,7 +48,6 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
     mesh, task = experiment.mesh, experiment.task
     source = open_source(config, config.data.train_split)
     schedule = Schedule.from_config(config, len(source))
-    optimizer = make_optimizer(config)
     # Written to only now: a config that cannot run must not leave its run directory behind.
     directory = run_directory.open_run(config, workdir)
     steps = functools.partial(
@@ -113,7 +111,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
         # step needs no second copy of it.
         key = jax.device_put(jax.random.key(config.seed), replicated(mesh))
         train_step = jax.jit(
-            make_train_step(config, experiment.graphs.train, optimizer, schedule),
+            make_train_step(config, experiment.graphs.train, experiment.optimizer, schedule),
             donate_argnums=0,
             out_shardings=replicated(mesh),
         )

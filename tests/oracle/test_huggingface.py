@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from oracle.comparison import compiled, error
 from reference_torch import (
     channels_first,
     channels_last,
@@ -25,7 +26,6 @@ from reference_torch import (
 from reference_weights import LABELS, SIZES, WIDTHS, reference_images, reference_labels
 
 import mobilevitv2_jax as mv
-from mobilevitv2_jax.models import functional
 from mobilevitv2_jax.models.backbone import pool
 from mobilevitv2_jax.models.config import ACTIVATIONS
 from mobilevitv2_jax.models.losses import classification_loss
@@ -36,13 +36,6 @@ TOLERANCE = 1e-5
 SMALL = {"width_multiplier": 0.25, "num_labels": LABELS}
 
 
-def error(ours, reference):
-    """Largest absolute difference over the largest absolute reference value."""
-    ours, reference = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
-    assert ours.shape == reference.shape
-    return np.abs(ours - reference).max() / np.abs(reference).max()
-
-
 def pair(kind="ForImageClassification", *arguments, ours=None, **fields):
     """Returns Hugging Face's model and ours, in evaluation mode, with the same weights."""
     theirs = huggingface(kind, *arguments, **fields)
@@ -51,21 +44,6 @@ def pair(kind="ForImageClassification", *arguments, ours=None, **fields):
     mv.weights.load_state_dict(model, state_of(theirs))
     model.eval()
     return theirs, model
-
-
-def compiled(model, **options):
-    """Returns our model's forward pass under jit, as it is meant to be used."""
-    graphs, parameters, statistics = functional.split(model)
-
-    @jax.jit
-    def forward(parameters, statistics, pixels):
-        return functional.merge(graphs.evaluation, parameters, statistics)(pixels, **options)
-
-    def call(pixels):
-        with jax.default_matmul_precision("highest"):
-            return forward(parameters, statistics, pixels)
-
-    return call
 
 
 def compare(theirs, model, size, losses=False):

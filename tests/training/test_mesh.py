@@ -23,7 +23,6 @@ from mobilevitv2_jax.training.mesh import (
     put_batch,
     replicated,
 )
-from mobilevitv2_jax.training.optimizer import make_optimizer
 from mobilevitv2_jax.training.schedule import Schedule
 from mobilevitv2_jax.training.step import make_train_step
 
@@ -103,7 +102,7 @@ def compare(model, dtype):
         types = {"model.dtype": dtype, "model.param_dtype": dtype, "model.ffn_dropout": 0.1}
         config = tiny_config({**options, **types, "mesh.devices": devices})
         experiment = prepare(config)
-        mesh, optimizer = experiment.mesh, make_optimizer(config)
+        mesh, optimizer = experiment.mesh, experiment.optimizer
         schedule = Schedule.from_config(config, 1437)
         step = jax.jit(
             make_train_step(config, experiment.graphs.train, optimizer, schedule),

@@ -11,30 +11,30 @@ from tiny import noise_batch, tiny_config, use_small_model
 from mobilevitv2_jax.models import layers
 from mobilevitv2_jax.training.experiment import prepare
 from mobilevitv2_jax.training.mesh import abstract, batch_sharding, put_batch, replicated
-from mobilevitv2_jax.training.optimizer import make_optimizer
 from mobilevitv2_jax.training.schedule import Schedule
 from mobilevitv2_jax.training.step import make_train_step
 
 EXAMPLES = 1437  # digits to train on: the schedule's epochs
 
-# Seed 0, the batch of `noise_batch`, one step of `tiny_config()`. Right to be updated when the
-# model, its initialisation, the loss, the optimizer or the schedule changed on purpose, or JAX
-# draws other random numbers: the change must explain the new values. Never to make the test pass
-# after a refactoring.
-GOLDEN_LOSS, GOLDEN_GRADIENT_NORM, GOLDEN_LEARNING_RATE = 2.5527785, 22.641823, 0.002
+# Seed 0, the batch of `noise_batch`, one step of the `small` experiment. Right to be updated when
+# that model, its initialisation, the loss, the optimizer or the schedule changed on purpose, or
+# JAX draws other random numbers: the change must explain the new values. Never to make the test
+# pass after a refactoring.
+GOLDEN_LOSS, GOLDEN_GRADIENT_NORM, GOLDEN_LEARNING_RATE = 2.3366346, 0.47780284, 0.002
 GOLDEN_PARAMETERS = {
-    "backbone.stem.convolution.kernel": [-0.08162277, 0.1088776, -0.04141618, 0.1650363],
-    "classifier.kernel": [0.06294242, -0.1514836, -0.01867776, -0.07316375],
-    "classifier.bias": [-0.001999986, -0.001999983, 0.001999985, -0.001999986],
+    "stem.convolution.kernel": [-0.08562274, 0.1088776, -0.04141618, 0.1610364],
+    "deep.convolution.kernel": [0.05373736, -0.1955477, -0.2819414, -0.1106391],
+    "classifier.kernel": [0.2599166, 0.1447428, -0.04465719, 0.175393],
+    "classifier.bias": [0.1750356, -0.2283079, -0.05395227, -0.2648366],
 }
 GOLDEN_STATISTICS = {
-    "backbone.stem.normalization.mean": [-0.02725297, 0.01007899, -0.02590219, -0.01206397],
-    "backbone.stem.normalization.variance": [0.9028771, 0.9031197, 0.9033049, 0.9024473],
+    "stem.normalization.mean": [-0.01995119, -0.01100024, 0.029897, 0.004572304],
+    "deep.normalization.variance": [0.9113635, 0.9088924, 0.9119033, 0.9095116],
 }
 # Sums in float32 taken in another order move loss and norm by 1e-7: measured between the two
-# forms of the depthwise convolution.
+# forms of the depthwise convolution in the real model.
 GOLDEN_TOLERANCE = 1e-4
-GOLDEN_SECOND_LOSS = 1.5081289
+GOLDEN_SECOND_LOSS = 2.4192107
 # AdamW divides a gradient by its size, and so makes much of rounding where it is near 0: the same
 # measurement gave 1.6e-4.
 GOLDEN_SECOND_TOLERANCE = 2e-3
@@ -48,7 +48,7 @@ def make_step(config):
     experiment = prepare(config)
     everywhere, split = replicated(experiment.mesh), batch_sharding(experiment.mesh)
     schedule = Schedule.from_config(config, EXAMPLES)
-    step = make_train_step(config, experiment.graphs.train, make_optimizer(config), schedule)
+    step = make_train_step(config, experiment.graphs.train, experiment.optimizer, schedule)
     step = jax.jit(step, donate_argnums=0, out_shardings=everywhere)
     key = jax.device_put(jax.random.key(0), everywhere)
     batch = abstract(noise_batch(), split)
@@ -130,8 +130,8 @@ def nan_in_a_running_statistic(state, batch):
     return dataclasses.replace(state, statistics=statistics), batch
 
 
-def test_a_step_gives_the_golden_values(real, key):
-    step, state = real
+def test_a_step_gives_the_golden_values(small, key):
+    step, state = small
     state, metrics = step(state, noise_batch(), key)
     assert float(metrics["loss"]) == pytest.approx(GOLDEN_LOSS, rel=GOLDEN_TOLERANCE)
     assert float(metrics["gradient_norm"]) == pytest.approx(
@@ -151,6 +151,7 @@ def test_a_step_gives_the_golden_values(real, key):
     assert float(metrics["loss"]) == pytest.approx(GOLDEN_SECOND_LOSS, rel=GOLDEN_SECOND_TOLERANCE)
 
 
+@pytest.mark.slow
 def test_every_parameter_and_statistic_of_the_model_moves(real, key):
     step, state = real
     new, _ = step(state, noise_batch(), key)
@@ -182,6 +183,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(
     assert int(new.skipped_in_a_row) == int(metrics["skipped_in_a_row"]) == 1
 
 
+@pytest.mark.slow
 def test_the_guard_holds_for_the_real_model(real, key):
     step, state = real
     state, bad_batch = wrong_label(state, noise_batch())
