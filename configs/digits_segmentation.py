@@ -11,7 +11,7 @@ from mobilevitv2_jax.config import default_config, parse_arg
 
 def get_config(arg=""):
     """Returns the experiment; `arg` may set `width` and `resolution`."""
-    arg = parse_arg(arg, width=0.5, resolution=160)
+    arg = parse_arg(arg, width=0.5, resolution=128)
     config = default_config()
     config.task = "segmentation"
 
@@ -26,7 +26,7 @@ def get_config(arg=""):
     config.augment.short_side = (arg.resolution * 7 // 8, arg.resolution * 5 // 4)
     config.augment.long_side = 2 * arg.resolution
 
-    config.schedule.total = "6 epochs"
+    config.schedule.total = "8 epochs"
     config.schedule.warmup = "30 steps"
     config.schedule.learning_rate = 2e-3
     config.schedule.min_learning_rate = 2e-5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Mapping
 
 import jax
@@ -89,16 +90,16 @@ def finished(
 ) -> str:
     """Returns the results of a finished run, where they are, and how to go on."""
     total = Duration.parse(config.schedule.total)
-    longer = f"{command} --config.schedule.total={2 * total.value:g}{total.unit}"
+    options = {"--config.schedule.total": f"{2 * total.value:g}{total.unit}"}
     if "--workdir" in command:
         # The schedule spans the whole run, so a longer one is another run, in another place.
-        longer += f" --workdir {directory}-longer"
+        options["--workdir"] = f"{directory}-longer"
     rows = {
         "checkpoints": f"{directory / 'checkpoints'} (best: step {best_step})",
         "pictures": f"{directory / 'predictions.png'}",
         "metrics": f"{directory / 'metrics.jsonl'}, TensorBoard events beside it",
-        "evaluate": f"python eval.py --workdir {directory}",
-        "train longer": longer,
+        "evaluate": f"python eval.py --workdir {shlex.quote(str(directory))}",
+        "train longer": _with_options(command, options),
     }
     lines = [f"  {name:13s} {value}" for name, value in rows.items()]
     return "\n".join(
@@ -108,3 +109,16 @@ def finished(
             *lines,
         ]
     )
+
+
+def _with_options(command: str, options: Mapping[str, str]) -> str:
+    """Returns a command line with these options in the place of what it says of them."""
+    words = iter(shlex.split(command))
+    kept = []
+    for word in words:
+        name, equals, _ = word.partition("=")
+        if name not in options:
+            kept.append(word)
+        elif not equals:
+            next(words, None)  # its value stands apart
+    return shlex.join(kept + [f"{name}={value}" for name, value in options.items()])
