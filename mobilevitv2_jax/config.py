@@ -50,7 +50,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.model = _model_defaults()  # the fields of MobileViTV2Config; labels come from the data
 
     c.data = ml_collections.ConfigDict()
-    c.data.source = "digits"  # a name of data/sources.py
+    c.data.source = "digits"  # a name of data/sources.py; "synthetic" needs no data
     c.data.directory = ""  # where a source that reads from disk finds its files
     c.data.train_split = "train"
     c.data.eval_split = "test"

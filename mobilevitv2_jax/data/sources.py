@@ -11,11 +11,13 @@ from jaxtyping import Int, UInt8
 
 from mobilevitv2_jax.models.config import nearest
 
-# Name -> module with `SPLITS` and `load(split, directory)`. Modules, not functions: a data set
-# brings heavy readers (scikit-learn, TFDS), which only its own runs should import.
+# Name -> module with `SPLITS` (none: any name) and `load(split, directory)`. Modules, not
+# functions: a data set brings heavy readers (scikit-learn, TFDS), which only its own runs should
+# import.
 _MODULES = {
     "digits": "mobilevitv2_jax.data.digits",
     "digit_scenes": "mobilevitv2_jax.data.digit_scenes",
+    "synthetic": "mobilevitv2_jax.data.synthetic",
 }
 
 
@@ -82,13 +84,14 @@ class ArraySource:
         return {"image": self.images[index], "label": np.int32(self.labels[index])}
 
 
-def load_source(name: str, split: str, directory: str = "") -> Source:
+def load_source(name: str, split: str, directory: str = "", **order: Any) -> Source:
     """Opens a split of a data set.
 
     Args:
-        name: the data set: "digits".
+        name: the data set, such as "digits".
         split: a split of that data set.
         directory: where a data set that is read from disk finds its files.
+        **order: what "synthetic", and no other, is to be like: `num_labels`, `label_is_map`.
 
     Returns:
         The source.
@@ -98,8 +101,9 @@ def load_source(name: str, split: str, directory: str = "") -> Source:
     """
     _require("data set", name, tuple(_MODULES))
     module = importlib.import_module(_MODULES[name])
-    _require(f"split of {name}", split, module.SPLITS)
-    return module.load(split, directory)
+    if module.SPLITS:
+        _require(f"split of {name}", split, module.SPLITS)
+    return module.load(split, directory, **order)
 
 
 def _require(what: str, got: str, allowed: tuple[str, ...]) -> None:

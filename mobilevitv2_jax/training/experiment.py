@@ -135,7 +135,11 @@ def open_source(config: ml_collections.ConfigDict, split: str) -> Source:
     Raises:
         ConfigError: if there is no such data set or split.
     """
+    order: dict[str, Any] = {}
+    if config.data.source == "synthetic":  # it has no classes of its own
+        label_is_map = find_task(config).label_is_map
+        order = {"num_labels": config.model.num_labels, "label_is_map": label_is_map}
     try:
-        return load_source(config.data.source, split, config.data.directory)
+        return load_source(config.data.source, split, config.data.directory, **order)
     except ValueError as error:
         raise ConfigError(f"config.data: {error}") from None

@@ -58,7 +58,11 @@ def test_a_source_survives_pickling_and_is_cheap_to_send_to_a_worker():
 @pytest.mark.parametrize(
     ("name", "split", "message"),
     [
-        ("digit", "train", r"data set must be one of digits, digit_scenes, got 'digit' .*'digits'"),
+        (
+            "digit",
+            "train",
+            r"data set must be one of digits, digit_scenes, synthetic, got 'digit' .*'digits'",
+        ),
         ("digits", "tests", r"split of digits must be one of train, test, got 'tests' .*'test'"),
     ],
 )
