@@ -107,6 +107,8 @@ def default_config() -> ml_collections.ConfigDict:
 
     c.mesh = ml_collections.ConfigDict()
     c.mesh.devices = 0  # devices to use; 0 takes all
+    c.mesh.fsdp = 1  # devices over which large parameters are split; 1 keeps them whole on each
+    c.mesh.fsdp_smallest_bytes = 2**18  # parameters below this size stay whole
 
     c.log = ml_collections.ConfigDict()
     c.log.every = "10 steps"  # a duration between console lines
@@ -387,6 +389,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "eval.pictures_from",
         "optimizer.max_skipped",
         "checkpoint.keep_latest",
+        "mesh.fsdp",
     ):
         if _get(config, key) < 1:
             _refuse(key, "at least 1", _get(config, key))
@@ -402,6 +405,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "optimizer.epsilon",
         "checkpoint.keep_best",
         "mesh.devices",
+        "mesh.fsdp_smallest_bytes",
     ):
         value = _get(config, key)
         if not 0 <= value < math.inf:

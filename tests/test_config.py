@@ -211,6 +211,8 @@ BAD_VALUES = {
     "optimizer.max_skipped": 0,
     "ema.momentum": -0.1,
     "mesh.devices": -1,
+    "mesh.fsdp": 0,
+    "mesh.fsdp_smallest_bytes": -1,
     "seed": -1,
 }
 

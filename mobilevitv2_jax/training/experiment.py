@@ -27,6 +27,7 @@ from mobilevitv2_jax.training.mesh import (
     make_mesh,
     put_batch,
     replicated,
+    state_shardings,
 )
 from mobilevitv2_jax.training.optimizer import make_optimizer
 from mobilevitv2_jax.training.state import TrainState
@@ -62,7 +63,14 @@ class Experiment:
     @functools.cached_property
     def abstract_state(self) -> TrainState:
         """The state's shapes, types and shardings."""
-        return abstract(jax.eval_shape(self.initial_state), replicated(self.mesh))
+        state = jax.eval_shape(self.initial_state)
+        smallest = self.config.mesh.fsdp_smallest_bytes
+        return abstract(state, state_shardings(state, self.mesh, smallest))
+
+    @property
+    def state_shardings(self) -> TrainState:
+        """The sharding of every array of the state: new, after a step, and restored."""
+        return jax.tree.map(lambda x: x.sharding, self.abstract_state)
 
     @functools.cached_property
     def evaluation_step(self) -> EvaluationStep:
@@ -106,7 +114,7 @@ def prepare(config: ml_collections.ConfigDict) -> Experiment:
     Raises:
         ConfigError: if batches do not fit the devices, or the data cannot be found.
     """
-    mesh = make_mesh(config.mesh.devices)
+    mesh = make_mesh(config.mesh.devices, config.mesh.fsdp)
     check_batch_size("data.batch_size", config.data.batch_size, mesh)
     check_batch_size("eval.batch_size", config.eval.batch_size, mesh)
     task = find_task(config)

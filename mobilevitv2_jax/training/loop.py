@@ -103,7 +103,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             state, metadata = checkpoints.restore(start, experiment.abstract_state)
             logger.say(f"continuing {directory} at step {start} of {schedule.steps}")
         else:
-            state = jax.device_put(experiment.initial_state(), replicated(mesh))
+            state = jax.device_put(experiment.initial_state(), experiment.state_shardings)
             logger.say(f"starting {directory}: {schedule.steps} steps")
 
         # ---- Compile ---------------------------------------------------------------------
@@ -113,7 +113,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
         train_step = jax.jit(
             make_train_step(config, experiment.graphs.train, experiment.optimizer, schedule),
             donate_argnums=0,
-            out_shardings=replicated(mesh),
+            out_shardings=(experiment.state_shardings, replicated(mesh)),
         )
         began = time.perf_counter()
         size, side = config.data.batch_size, config.data.image_size

@@ -1,11 +1,13 @@
 """Devices and how arrays lie on them.
 
 The same program runs on one device and on many: the batch is split over the mesh, everything
-else is on every device, and the compiler places the collectives.
+else is on every device or, where that is asked for, large arrays are split too, and the compiler
+places the collectives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,8 +16,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 
 from mobilevitv2_jax.errors import ConfigError
 
-DATA = "data"
-"""Name of the mesh axis over which batches are split."""
+DATA, FSDP = "data", "fsdp"
+"""Names of the mesh's axes. Batches are split over both, large arrays of the state over "fsdp"."""
 
 # Peak of dense bfloat16 arithmetic, TFLOP/s per device, from the makers' data sheets.
 _PEAK_TFLOPS = {
@@ -32,11 +34,15 @@ _PEAK_TFLOPS = {
 }
 
 
-def make_mesh(devices: int = 0) -> Mesh:
+def make_mesh(devices: int = 0, fsdp: int = 1) -> Mesh:
     """Returns a mesh of the first `devices` devices, or of all.
 
+    Args:
+        devices: how many; 0 takes all.
+        fsdp: length of the axis over which large arrays are split; 1 makes no such axis.
+
     Raises:
-        ConfigError: if there are fewer devices.
+        ConfigError: if there are fewer devices, or `fsdp` does not divide them.
     """
     available = jax.devices()
     if devices > len(available):
@@ -44,9 +50,19 @@ def make_mesh(devices: int = 0) -> Mesh:
             f"config.mesh.devices must be at most {len(available)}, the number of devices "
             f"({available[0].device_kind}) found, got {devices}"
         )
-    chosen = available[: devices or len(available)]
+    return mesh_of(available[: devices or len(available)], fsdp)
+
+
+def mesh_of(devices: Sequence[Any], fsdp: int = 1) -> Mesh:
+    """Returns a mesh of just these devices; see `make_mesh`."""
+    if len(devices) % fsdp:
+        raise ConfigError(
+            f"config.mesh.fsdp must be a divisor of the {len(devices)} devices, got {fsdp}"
+        )
+    axes = {DATA: len(devices) // fsdp, **({FSDP: fsdp} if fsdp > 1 else {})}
     # Auto, because Explicit axes (the default) refuse the reshapes of the attention blocks.
-    return jax.make_mesh((len(chosen),), (DATA,), axis_types=(AxisType.Auto,), devices=chosen)
+    types = (AxisType.Auto,) * len(axes)
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=types, devices=devices)
 
 
 def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
@@ -65,13 +81,33 @@ def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of what every device holds whole: state, keys, metrics."""
+    """Returns the sharding of what every device holds whole: keys, metrics, small arrays."""
     return NamedSharding(mesh, jax.P())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Returns the sharding of batches: split by example."""
-    return NamedSharding(mesh, jax.P(DATA))
+    """Returns the sharding of batches: split by example, over all axes."""
+    return NamedSharding(mesh, jax.P(mesh.axis_names))
+
+
+def state_shardings(tree: Any, mesh: Mesh, smallest_bytes: int) -> Any:
+    """Returns the sharding of every array of a tree: of parameters, moments, averages.
+
+    An array of at least `smallest_bytes` is split over the mesh's "fsdp" axis, along the largest
+    dimension that the axis divides. All else, and everything on a mesh without that axis, is whole
+    on every device. The rule sees shapes and types alone, so that a parameter, its moments and its
+    average lie alike.
+    """
+    return jax.tree.map(lambda x: NamedSharding(mesh, _split(x, mesh, smallest_bytes)), tree)
+
+
+def _split(x: Any, mesh: Mesh, smallest_bytes: int) -> jax.P:
+    axis = mesh.shape.get(FSDP, 1)
+    divisible = [index for index, size in enumerate(x.shape) if size and size % axis == 0]
+    if axis == 1 or x.size * x.dtype.itemsize < smallest_bytes or not divisible:
+        return jax.P()
+    longest = max(divisible, key=lambda index: x.shape[index])
+    return jax.P(*(FSDP if index == longest else None for index in range(longest + 1)))
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -83,9 +119,20 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     }
 
 
-def abstract(tree: Any, sharding: NamedSharding) -> Any:
-    """Returns shapes, types and sharding of a tree of arrays, without the arrays."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+def abstract(tree: Any, shardings: Any) -> Any:
+    """Returns shapes, types and shardings of a tree of arrays, without the arrays.
+
+    Args:
+        tree: the arrays.
+        shardings: one for all of them, or a tree of the same structure.
+    """
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        tree,
+        shardings,
+    )
 
 
 def peak_tflops(mesh: Mesh) -> float | None:

@@ -1,9 +1,10 @@
 """One device and several: what is refused, and that they compute the same.
 
-Run as a program, this file takes one step on one device and on all that there are, and prints
-how far they are apart.
+Run as a program, this file calls one of its functions on the devices of a process of its own, and
+prints what it returns.
 """
 
+import hashlib
 import json
 import os
 import subprocess
@@ -15,6 +16,8 @@ import pytest
 from tiny import noise_batch, tiny_config, use_small_model
 
 from mobilevitv2_jax.config import ConfigError
+from mobilevitv2_jax.models.functional import arrays, merge
+from mobilevitv2_jax.training import mesh as mesh_module
 from mobilevitv2_jax.training.experiment import prepare
 from mobilevitv2_jax.training.mesh import (
     check_batch_size,
@@ -25,6 +28,7 @@ from mobilevitv2_jax.training.mesh import (
 )
 from mobilevitv2_jax.training.schedule import Schedule
 from mobilevitv2_jax.training.step import make_train_step
+from mobilevitv2_jax.weights.checkpoint import Checkpoints
 
 
 class FakeMesh:
@@ -64,7 +68,7 @@ def test_a_batch_that_divides_is_accepted():
 @pytest.mark.parametrize("key", ["data.batch_size", "eval.batch_size"])
 def test_an_experiment_checks_both_of_its_batches(key, monkeypatch):
     monkeypatch.setattr(
-        "mobilevitv2_jax.training.experiment.make_mesh", lambda devices: FakeMesh(5)
+        "mobilevitv2_jax.training.experiment.make_mesh", lambda devices, fsdp: FakeMesh(5)
     )
     sizes = {"data.batch_size": 20, "eval.batch_size": 20, key: 21}
     with pytest.raises(ConfigError, match=rf"config\.{key} .* got 21: use 20 or 25"):
@@ -85,61 +89,143 @@ def test_the_peak_is_that_of_the_most_specific_name(kind, peak):
     assert peak_tflops(FakeMesh(8, kind)) == peak
 
 
-def compare(model, dtype):
-    """Prints how far one device and all are apart: loss, gradients and statistics.
+# SmallModel's largest kernels have 384 and 480 bytes.
+SPLIT = {"mesh.fsdp": 4, "mesh.fsdp_smallest_bytes": 256}
 
-    Each leaf's largest difference is divided by the leaf's largest value or, for "overall", by
-    that of all leaves. What cancels to nearly 0 has no digits to agree on: a leaf counts as at
-    least 1e-3 of the largest.
+# Every image darker than the next: what is in a device's own shard tells little of the batch.
+RAMP = (np.arange(1, 17, dtype=np.float32) / 16).reshape(-1, 1, 1, 1)
+
+
+def one_step(changes, batch=None):
+    """Returns loss, gradients and statistics of one step, and how many leaves were split."""
+    # The trace of plain SGD is, after its first step, the gradient itself.
+    sgd = {"name": "sgd", "weight_decay": 0.0, "gradient_clip": 0.0}
+    options = {f"optimizer.{name}": value for name, value in sgd.items()}
+    config = tiny_config({**options, **changes})
+    experiment = prepare(config)
+    mesh, optimizer = experiment.mesh, experiment.optimizer
+    schedule = Schedule.from_config(config, 1437)
+    step = jax.jit(
+        make_train_step(config, experiment.graphs.train, optimizer, schedule),
+        donate_argnums=0,
+        out_shardings=(experiment.state_shardings, replicated(mesh)),
+    )
+    state = jax.device_put(experiment.initial_state(), experiment.state_shardings)
+    batch = put_batch(batch or noise_batch(), mesh)
+    rows = [len(shard.data) for shard in batch["image"].addressable_shards]
+    assert rows == [16 // mesh.size] * mesh.size
+    key = jax.device_put(jax.random.key(0), replicated(mesh))
+    state, metrics = step(state, batch, key)
+    # What each device holds, not what an annotation says.
+    split = [leaf.addressable_shards[0].data.size < leaf.size for leaf in jax.tree.leaves(state)]
+    loss, gradients = metrics["loss"], state.optimizer[1].trace
+    return *jax.device_get((loss, gradients, state.statistics)), sum(split)
+
+
+def relative_differences(left, right):
+    """Returns the largest difference of any leaf, by that leaf's and by all leaves' largest value.
+
+    What cancels to nearly 0 has no digits to agree on: a leaf counts as at least 1e-3 of the
+    largest.
     """
+    apart = {path: np.abs(x - right[path]).max() for path, x in left.items()}
+    largest = {path: np.abs(x).max() for path, x in left.items()}
+    top = max(largest.values())
+    relative = [apart[path] / max(largest[path], 1e-3 * top) for path in left]
+    return float(max(relative)), float(max(apart.values()) / top)
+
+
+def compare(model, dtype, changes=None):
+    """Returns how far one device and all are apart: loss, gradients and statistics."""
     if model == "small":
         use_small_model(pytest.MonkeyPatch())
-    results = []
-    for devices in (1, jax.device_count()):
-        # The trace of plain SGD is, after its first step, the gradient itself.
-        sgd = {"name": "sgd", "weight_decay": 0.0, "gradient_clip": 0.0}
-        options = {f"optimizer.{name}": value for name, value in sgd.items()}
-        types = {"model.dtype": dtype, "model.param_dtype": dtype, "model.ffn_dropout": 0.1}
-        config = tiny_config({**options, **types, "mesh.devices": devices})
-        experiment = prepare(config)
-        mesh, optimizer = experiment.mesh, experiment.optimizer
-        schedule = Schedule.from_config(config, 1437)
-        step = jax.jit(
-            make_train_step(config, experiment.graphs.train, optimizer, schedule),
-            donate_argnums=0,
-            out_shardings=replicated(mesh),
-        )
-        state = jax.device_put(experiment.initial_state(), replicated(mesh))
-        batch = put_batch(noise_batch(), mesh)
-        rows = [len(shard.data) for shard in batch["image"].addressable_shards]
-        assert rows == [16 // devices] * devices
-        key = jax.device_put(jax.random.key(0), replicated(mesh))
-        state, metrics = step(state, batch, key)
-        results.append(
-            jax.device_get((metrics["loss"], state.optimizer[1].trace, state.statistics))
-        )
-    (loss, *one), (other_loss, *several) = results
-    differences = {"devices": jax.device_count(), "loss": abs(float(loss - other_loss))}
-    for kind, left, right in zip(("gradients", "statistics"), one, several, strict=True):
-        apart = {path: np.abs(x - right[path]).max() for path, x in left.items()}
-        largest = {path: np.abs(x).max() for path, x in left.items()}
-        top = max(largest.values())
-        relative = [apart[path] / max(largest[path], 1e-3 * top) for path in left]
-        differences[kind] = float(max(relative))
-        differences[f"{kind} overall"] = float(max(apart.values()) / top)
-    sys.stdout.write(json.dumps(differences) + "\n")
+    types = {"model.dtype": dtype, "model.param_dtype": dtype, "model.ffn_dropout": 0.1}
+    several = {"mesh.devices": 0, **(changes or {})}
+    loss, *one, _ = one_step({**types, "mesh.devices": 1})
+    other_loss, *other, leaves = one_step(types | several)
+    found = {"loss": abs(float(loss - other_loss)), "split": leaves}
+    for kind, left, right in zip(("gradients", "statistics"), one, other, strict=True):
+        found[kind], found[f"{kind} overall"] = relative_differences(left, right)
+    return found
 
 
-def differences(devices, model, dtype):
-    """Runs `compare` in a process with so many devices."""
+def compare_statistics():
+    """Returns how far the statistics of one device are from those of all, by the group's size.
+
+    Under "shard" stands what they would be apart by if every device took its own.
+    """
+    batch = noise_batch()
+    batch["image"] = (batch["image"] * RAMP).astype(np.uint8)
+
+    def statistics(devices, group_size):
+        changes = {"mesh.devices": devices, "model.batch_norm_group_size": group_size}
+        experiment = prepare(tiny_config(changes))
+
+        @jax.jit
+        def forward(state, images):
+            model = merge(experiment.graphs.train, state.parameters, state.statistics)
+            model(images.astype("float32") / 255)
+            return arrays(model)[1]
+
+        state = jax.device_put(experiment.initial_state(), experiment.state_shardings)
+        return jax.device_get(forward(state, put_batch(batch, experiment.mesh)["image"]))
+
+    whole, own = statistics(1, None), statistics(1, 16 // jax.device_count())
+    found = {"shard": relative_differences(whole, own)[0]}
+    for name, group_size in (("whole", None), ("groups", 8)):
+        one = whole if group_size is None else statistics(1, group_size)
+        found[name] = relative_differences(one, statistics(0, group_size))[0]
+    return found
+
+
+def digest(state):
+    """Returns a hash of all bits of a state."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    text = [(jax.tree_util.keystr(path), np.asarray(leaf).tobytes()) for path, leaf in leaves]
+    return hashlib.sha256(repr(text).encode()).hexdigest()
+
+
+def save_and_restore(directory):
+    """Saves a state of eight devices, restores it on one, saves that, and restores it on four."""
+    digests, splits = [], []
+    state = None
+    for step, devices, changes in ((1, 8, SPLIT), (2, 1, {}), (3, 4, SPLIT)):
+        experiment = prepare(tiny_config({"mesh.devices": devices, **changes}))
+        with Checkpoints(directory) as checkpoints:
+            if state is None:
+                # No leaf equal to another: moments and averages start as 0 and as copies.
+                leaves, structure = jax.tree.flatten(experiment.initial_state())
+                leaves = [x + x.dtype.type(number) for number, x in enumerate(leaves)]
+                state = jax.tree.unflatten(structure, leaves)
+                state = jax.device_put(state, experiment.state_shardings)
+            else:
+                state, _ = checkpoints.restore(step - 1, experiment.abstract_state)
+            checkpoints.save(step, state, {}, None)
+        digests.append(digest(state))
+        splits.append(sum(not x.is_fully_replicated for x in jax.tree.leaves(state)))
+    return {"digests": digests, "splits": splits}
+
+
+def on_eight(directory):
+    """Returns all that a test in a process with eight devices asks for: starting one takes time."""
+    use_small_model(pytest.MonkeyPatch())
+    return {
+        "step": compare("small", "float32", SPLIT),
+        "statistics": compare_statistics(),
+        "checkpoint": save_and_restore(directory),
+    }
+
+
+def in_process(devices, *arguments, x64=False):
+    """Runs this file in a process with so many devices, and returns what it prints."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
-        "JAX_ENABLE_X64": str(int(dtype == "float64")),
+        "JAX_ENABLE_X64": str(int(x64)),
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    command = [sys.executable, __file__, model, dtype]
+    command = [sys.executable, __file__, *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
@@ -147,6 +233,53 @@ def differences(devices, model, dtype):
     return found
 
 
+@pytest.fixture(scope="module")
+def checkpoints_of_eight(tmp_path_factory):
+    return tmp_path_factory.mktemp("eight") / "checkpoints"
+
+
+@pytest.fixture(scope="module")
+def eight(checkpoints_of_eight):
+    """What a process with eight devices found; see `on_eight`."""
+    return in_process(8, "on_eight", str(checkpoints_of_eight))
+
+
+def differences(devices, model, dtype):
+    """Runs `compare` in a process with so many devices."""
+    return in_process(devices, "compare", model, dtype, x64=dtype == "float64")
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "spec"),
+    [
+        ((3, 3, 64, 128), "float32", (None, None, None, "fsdp")),  # the largest dimension
+        ((256, 130), "float32", ("fsdp",)),
+        ((130, 128), "float32", (None, "fsdp")),  # the largest that four devices divide
+        ((130, 130), "float32", ()),
+        ((64, 63), "float32", ()),  # 16,128 bytes
+        ((64, 64), "float32", ("fsdp",)),  # 16,384
+        ((64, 64), "bfloat16", ()),
+        ((), "int32", ()),
+    ],
+)
+def test_a_large_array_is_split_along_its_largest_dimension_that_divides(shape, dtype, spec):
+    class Mesh:
+        shape = {"data": 2, "fsdp": 4}
+
+    array = jax.ShapeDtypeStruct(shape, np.dtype(dtype))
+    assert mesh_module._split(array, Mesh, 2**14) == jax.P(*spec)
+    Mesh.shape = {"data": 8}
+    assert mesh_module._split(array, Mesh, 0) == jax.P()
+
+
+def test_an_axis_that_does_not_divide_the_devices_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"config\.mesh\.fsdp must be a divisor of the 1 .* got 2"
+    ):
+        make_mesh(1, fsdp=2)
+
+
+@pytest.mark.slow
 def test_four_devices_take_the_step_of_one():
     found = differences(4, "small", "float32")
     # Float32 sums in another order; measured: 0, 5e-6 and 5e-7. A BatchNorm over its own shard
@@ -154,6 +287,36 @@ def test_four_devices_take_the_step_of_one():
     assert found["loss"] <= 1e-6
     assert found["gradients"] <= 1e-5
     assert found["statistics"] <= 1e-6
+
+
+def test_eight_devices_with_split_parameters_take_the_step_of_one(eight):
+    found = eight["step"]
+    # Three kernels, their momenta and their averages: of each, a device holds a fourth.
+    assert found["split"] == 9
+    # As above; measured: 0, 4e-6 and 3e-7.
+    assert found["loss"] <= 1e-6
+    assert found["gradients"] <= 1e-5
+    assert found["statistics"] <= 1e-6
+
+
+def test_batch_norm_sees_the_whole_batch_or_its_groups_on_any_number_of_devices(eight):
+    found = eight["statistics"]
+    assert found["whole"] <= 1e-6
+    assert found["groups"] <= 1e-6  # groups of 8 images, each on four devices
+    assert found["shard"] >= 1e-2  # of a BatchNorm over each device's own two images
+
+
+def test_a_checkpoint_of_eight_devices_is_restored_bit_by_bit_on_one_and_then_on_four(
+    eight, checkpoints_of_eight, monkeypatch
+):
+    found = eight["checkpoint"]
+    assert found["splits"] == [12, 0, 12]  # three kernels, their two moments, their average
+    assert len(set(found["digests"])) == 1
+    use_small_model(monkeypatch)
+    with Checkpoints(checkpoints_of_eight, read_only=True) as checkpoints:
+        # Here there is one device, and never were more.
+        state, _ = checkpoints.restore(3, prepare(tiny_config()).abstract_state)
+    assert digest(state) == found["digests"][0]
 
 
 @pytest.mark.slow
@@ -176,4 +339,5 @@ def test_eight_devices_take_the_step_of_one_leaf_by_leaf_in_double_precision():
 
 
 if __name__ == "__main__":
-    compare(*sys.argv[1:])
+    result = globals()[sys.argv[1]](*sys.argv[2:])
+    sys.stdout.write(json.dumps({"devices": jax.device_count(), **result}) + "\n")
