@@ -22,9 +22,9 @@ from mobilevitv2_jax.models import summary
 from mobilevitv2_jax.training import logging, report, run_directory
 from mobilevitv2_jax.training.experiment import open_source, prepare
 from mobilevitv2_jax.training.faults import EXIT_STATUS, StopRequest
-from mobilevitv2_jax.training.mesh import batch_sharding, peak_tflops, replicated
+from mobilevitv2_jax.training.mesh import peak_tflops, replicated
+from mobilevitv2_jax.training.program import lower_train_step
 from mobilevitv2_jax.training.schedule import Schedule
-from mobilevitv2_jax.training.step import make_train_step
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
 
 
@@ -107,29 +107,9 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             logger.say(f"starting {directory}: {schedule.steps} steps")
 
         # ---- Compile ---------------------------------------------------------------------
-        # Invariant: one program for any number of devices; the state is donated, so that a
-        # step needs no second copy of it.
         key = jax.device_put(jax.random.key(config.seed), replicated(mesh))
-        train_step = jax.jit(
-            make_train_step(config, experiment.graphs.train, experiment.optimizer, schedule),
-            donate_argnums=0,
-            out_shardings=(experiment.state_shardings, replicated(mesh)),
-        )
         began = time.perf_counter()
-        size, side = config.data.batch_size, config.data.image_size
-        label_shape = (size, side, side) if task.label_is_map else (size,)
-        lowered = train_step.lower(
-            experiment.abstract_state,
-            {
-                "image": jax.ShapeDtypeStruct(
-                    (size, side, side, 3), "uint8", sharding=batch_sharding(mesh)
-                ),
-                "label": jax.ShapeDtypeStruct(
-                    label_shape, task.label_type, sharding=batch_sharding(mesh)
-                ),
-            },
-            key,
-        )
+        lowered = lower_train_step(experiment, schedule)
         traced = time.perf_counter()
         compiled_step = lowered.compile()
         compiled = time.perf_counter()

@@ -47,6 +47,9 @@ MISTAKES = [
     ("eval --workdir x --step 3 --best", "--step and --best exclude each other"),
     ("eval --workdir x --step=last", "--step=last: must be an integer"),
     ("eval --workdir no/such/run", "it has no config.json"),
+    ("inspect --workdir no/such/run", "it has no config.json"),
+    ("inspect --workdir x --config.seed=1", "so --config.seed has no place beside it"),
+    ("inspect --config.mesh.fsdp=0", "config.mesh.fsdp must be at least 1"),
 ]
 
 
@@ -77,7 +80,7 @@ def test_a_workdir_that_holds_something_else_is_refused_by_eval(capsys, tmp_path
 def test_the_verbs_are_listed(capsys, argv):
     status, out, _ = run(capsys, *argv)
     assert status == 0
-    assert "train" in out and "eval" in out
+    assert "train" in out and "eval" in out and "inspect" in out
 
 
 def test_help_for_train_has_examples_options_and_every_key_with_its_comment(capsys):

@@ -1,0 +1,58 @@
+"""`mobilevitv2 inspect`: tells what a config leads to, without training."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from absl import flags as absl_flags
+
+from mobilevitv2_jax.cli import flags, help
+from mobilevitv2_jax.cli.experiment import define_config, read_experiment
+from mobilevitv2_jax.config import validate
+from mobilevitv2_jax.errors import ConfigError
+from mobilevitv2_jax.training.run_directory import read_config
+
+USAGE = """
+Prints what a config leads to, without training: the resolved config, parameters and
+multiply-accumulates of each stage, a batch's entries, memory, shardings and the rules in force.
+
+    mobilevitv2 inspect [--config FILE[:ARG]] [--config.key=value ...] | --workdir DIR
+
+    mobilevitv2 inspect --config configs/digits.py:width=1.0
+    mobilevitv2 inspect --config.mesh.fsdp=4 --config.data.batch_size=256
+    mobilevitv2 inspect --workdir runs/digits                  the config of a run
+"""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs the verb with its arguments and returns the exit status."""
+    values = _flags()
+    if help.wanted(argv):
+        sys.stdout.write(help.render(USAGE, values))
+        return 0
+    flags.parse(values, argv)
+    if values.workdir:
+        others = [name for name in flags.given(values) if name != "workdir"]
+        if others:
+            raise ConfigError(
+                f"--workdir has a config of its own, so --{others[0]} has no place beside it: "
+                "give one of them"
+            )
+        config = read_config(values.workdir)
+    else:
+        config = read_experiment(values).config
+    validate(config)
+
+    # Here and not above: loading jax takes seconds, and a mistake in the arguments should not.
+    from mobilevitv2_jax.training.inspection import describe
+
+    sys.stdout.write(describe(config))
+    return 0
+
+
+def _flags() -> absl_flags.FlagValues:
+    values = flags.new()
+    define_config(values)
+    flags.define(values, "workdir", str, "the directory of a run, in the place of a config")
+    return values

@@ -1,0 +1,125 @@
+"""What a config leads to, told without training or compiling anything."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import ml_collections
+
+from mobilevitv2_jax.models import summary
+from mobilevitv2_jax.models.config import MobileViTV2Config
+from mobilevitv2_jax.training import memory, report
+from mobilevitv2_jax.training.experiment import Experiment, prepare
+from mobilevitv2_jax.training.program import abstract_batch
+
+
+def describe(config: ml_collections.ConfigDict) -> str:
+    """Returns the resolved config, the model's cost, its batches, memory, shardings and rules.
+
+    Raises:
+        ConfigError: if the experiment cannot be set up.
+    """
+    experiment = prepare(config)
+    size = config.data.image_size
+    sections = {
+        "config": "\n".join(report.config_lines(config)),
+        f"model, for one image of {size} x {size}": summary.render(
+            summary.summarize(experiment.abstract_model, size)
+        ),
+        "batch": _batch(experiment),
+        "memory on each device": _memory(experiment),
+        "shardings": _shardings(experiment),
+        "rules": _table(rules(experiment)),
+    }
+    return "\n\n".join(f"== {title}\n{text}" for title, text in sections.items()) + "\n"
+
+
+def _table(rows: dict[str, str]) -> str:
+    width = max(map(len, rows))
+    return "\n".join(f"{name:{width}}  {text}" for name, text in rows.items())
+
+
+def _batch(experiment: Experiment) -> str:
+    """Returns name, type and shape of the entries of a training batch, and how it is split."""
+    rows = {
+        name: f"{x.dtype} {list(x.shape)}, on each device {list(x.sharding.shard_shape(x.shape))}"
+        for name, x in abstract_batch(experiment).items()
+    }
+    return _table(rows)
+
+
+def _memory(experiment: Experiment) -> str:
+    found = memory.estimate(experiment)
+    parts = ("parameters", "gradients", "optimizer", "average", "batch")
+    rows = {name: memory.format_bytes(getattr(found, name)) for name in parts}
+    for name in ("activations", "total"):
+        least, most = map(memory.format_bytes, getattr(found, name))
+        rows[name] = f"{least} to {most}"
+    return (
+        _table(rows) + "\nEstimated, not compiled. Activations: at least the outputs of "
+        "convolutions and matrix products,\nkept once for the gradient; at most all that "
+        "differentiation asks for, of which compilers keep less."
+    )
+
+
+def _shardings(experiment: Experiment) -> str:
+    """Returns the mesh, and the arrays of the state that are split over it."""
+    state, mesh = experiment.abstract_state, experiment.mesh
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    split = {
+        jax.tree_util.keystr(
+            path, simple=True, separator="."
+        ): f"{list(x.shape)} by {x.sharding.spec}"
+        for path, x in leaves
+        if not x.sharding.is_fully_replicated
+    }
+    axes = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
+    head = f"mesh {axes} ({mesh.devices.flat[0].device_kind}); batches are split over all axes\n"
+    if not split:
+        return head + f"all {len(leaves)} arrays of the state are whole on every device"
+    held = memory.format_bytes(memory.bytes_per_device(state))
+    return (
+        head + f"{len(split)} of {len(leaves)} arrays of the state are split, the others whole on "
+        f"every device, which holds {held}\n" + _table(split)
+    )
+
+
+def rules(experiment: Experiment) -> dict[str, str]:
+    """Returns the choices in which implementations differ, as they act in this experiment."""
+    model, config = experiment.model, experiment.config
+    platform = experiment.mesh.devices.flat[0].platform
+    depthwise = model.depthwise
+    if depthwise == "auto":
+        depthwise = f"auto: {'shifts' if platform == 'cpu' else 'convolution'} on {platform}"
+    dilated = {32: "nothing is dilated", 16: "stage 5 is", 8: "stages 4 and 5 are"}
+    local = {"cvnets": "with", "huggingface": "without"}[model.dilation_rule]
+    dilation = f"output stride {model.output_stride}: {dilated[model.output_stride]}"
+    if model.output_stride < 32:
+        dilation += f" dilated, {local} the local convolutions of the attention blocks"
+    odd = _odd_stages(model, config.data.image_size)
+    return {
+        "dilation": f"{model.dilation_rule} ({dilation})",
+        "odd sizes": f"{model.odd_size_rule} (at {config.data.image_size} pixels it acts in "
+        f"{' and '.join(odd) or 'no stage'})",
+        "initialization": model.initialization,
+        "depthwise": depthwise,
+        "batch norm": f"statistics over {model.batch_norm_group_size or config.data.batch_size} "
+        "images, whatever the number of devices",
+        "types": f"computation {model.dtype}, parameters {model.param_dtype}",
+        "rematerialize": str(model.rematerialize),
+    }
+
+
+def _odd_stages(model: MobileViTV2Config, size: int) -> list[str]:
+    """Returns the stages with attention whose feature map the patches do not divide."""
+    stages = []
+    side = size
+    for stride, name in ((2, ""), (4, ""), (8, "stage 3"), (16, "stage 4"), (32, "stage 5")):
+        if stride <= model.output_stride:
+            side = math.ceil(side / 2)
+        if name and side % model.patch_size:
+            stages.append(f"{name} ({side} x {side})")
+            if model.odd_size_rule == "resize":  # and so for the stages after it
+                side += -side % model.patch_size
+    return stages

@@ -1,0 +1,107 @@
+"""What a training step needs of a device's memory: estimated before it is compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from mobilevitv2_jax.models import summary
+from mobilevitv2_jax.models.functional import Arrays, arrays, merge
+from mobilevitv2_jax.training.experiment import Experiment
+from mobilevitv2_jax.training.program import abstract_batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes on each device.
+
+    Attributes:
+        parameters: with the statistics of BatchNorm.
+        gradients: as large as the parameters, and split like them.
+        optimizer: the moments.
+        average: of parameters and statistics.
+        batch: images and labels.
+        activations: at least and at most; see `estimate`.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    average: int
+    batch: int
+    activations: tuple[int, int]
+
+    @property
+    def total(self) -> tuple[int, int]:
+        """At least and at most."""
+        least, most = self.activations
+        fixed = self.parameters + self.gradients + self.optimizer + self.average + self.batch
+        return fixed + least, fixed + most
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Returns the bytes that one device holds of a tree of arrays, abstract or not."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+    )
+
+
+def estimate(experiment: Experiment) -> Memory:
+    """Estimates the memory of a training step without compiling it.
+
+    State and batch are exact. Of the activations, at least the outputs of convolutions and matrix
+    products are kept for the gradient, each once in `model.dtype`; at most everything that
+    differentiation asks for, of which compilers keep less by computing once more what is cheap
+    (0.64 GB with `configs/digits.py`, where XLA for CPU needs 0.52). With `model.rematerialize`
+    differentiation asks for less from the start, and both are that.
+    """
+    config, state = experiment.config, experiment.abstract_state
+    table = summary.summarize(experiment.abstract_model, config.data.image_size)
+    size = jnp.dtype(config.model.dtype).itemsize
+    # Accumulation takes one part of the batch after the other.
+    images = config.data.batch_size / config.optimizer.get("accumulation_steps", 1)
+    share = images / config.data.batch_size / experiment.mesh.size
+    most = _residuals(experiment) * share
+    least = min(table.activations * size * images / experiment.mesh.size, most)
+    parameters = bytes_per_device(state.parameters)
+    return Memory(
+        parameters=parameters + bytes_per_device(state.statistics),
+        gradients=parameters,
+        optimizer=bytes_per_device(state.optimizer),
+        average=bytes_per_device((state.ema_parameters, state.ema_statistics)),
+        batch=bytes_per_device(abstract_batch(experiment)),
+        activations=(round(least), round(most)),
+    )
+
+
+def _residuals(experiment: Experiment) -> int:
+    """Returns the bytes that differentiation keeps for the gradient, of the whole batch."""
+    config, state = experiment.config, experiment.abstract_state
+
+    def keep(parameters: Arrays, statistics: Arrays, batch: dict[str, jax.Array]) -> Any:
+        def loss(parameters: Arrays) -> tuple[jax.Array, Arrays]:
+            model = merge(experiment.graphs.train, parameters, statistics)
+            images = batch["image"].astype(jnp.float32) / 255
+            rngs = nnx.Rngs(dropout=jax.random.key(0))
+            return experiment.task.loss(model, images, batch["label"], config, rngs), arrays(model)[
+                1
+            ]
+
+        # The function that vjp returns is a pytree: of what it has kept.
+        return jax.vjp(loss, parameters, has_aux=True)[1]
+
+    kept = jax.eval_shape(keep, state.parameters, state.statistics, abstract_batch(experiment))
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept))
+
+
+def format_bytes(count: float) -> str:
+    """Returns a size such as "512 kB" or "1.34 GB", in powers of 1000."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count:.0f} B"

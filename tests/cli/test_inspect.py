@@ -1,0 +1,59 @@
+"""`mobilevitv2 inspect`: what it prints, and that it neither trains, compiles nor writes."""
+
+import jax
+import pytest
+from tiny import VALUES, tiny_config, use_small_model
+
+from mobilevitv2_jax.cli.main import main
+from mobilevitv2_jax.config import flatten, to_json
+
+
+@pytest.fixture
+def nothing_is_compiled(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("compiled")
+
+    use_small_model(monkeypatch)
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+
+
+def inspect(capsys, *argv):
+    with pytest.raises(SystemExit) as leaving:
+        main(["inspect", *argv])
+    out, err = capsys.readouterr()
+    assert (leaving.value.code, err) == (0, "")
+    return out
+
+
+def test_a_config_is_told_by_sections(nothing_is_compiled, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = inspect(capsys, *(f"--config.{key}={value}" for key, value in VALUES.items()))
+    sections = {part.split("\n")[0]: part for part in out.split("== ")}
+    for key in flatten(tiny_config()):
+        assert f"\n{key} = " in sections["config"]
+    assert "stage 1" in sections["model, for one image of 32 x 32"]
+    batch = sections["batch"].splitlines()[1:3]
+    assert [" ".join(line.split()) for line in batch] == [
+        "image uint8 [16, 32, 32, 3], on each device [16, 32, 32, 3]",
+        "label int32 [16], on each device [16]",
+    ]
+    memory = sections["memory on each device"]
+    for name in ("parameters", "gradients", "optimizer", "average", "activations", "total"):
+        assert f"\n{name} " in memory
+    assert "mesh data=1 (cpu)" in sections["shardings"]
+    assert "arrays of the state are whole on every device" in sections["shardings"]
+    for name in ("dilation", "odd sizes", "initialization", "depthwise", "batch norm"):
+        assert f"\n{name} " in sections["rules"]
+    assert "auto: shifts on cpu" in sections["rules"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_told_by_the_config_it_was_made_with(nothing_is_compiled, capsys, tmp_path):
+    (tmp_path / "config.json").write_text(to_json(tiny_config({"seed": 7})))
+    assert "\nseed = 7\n" in inspect(capsys, "--workdir", str(tmp_path))
+
+
+def test_help_has_examples_options_and_keys(capsys):
+    out = inspect(capsys, "--help")
+    assert "mobilevitv2 inspect --workdir runs/digits" in out
+    assert "--workdir" in out and "mesh.fsdp = 1" in out
