@@ -31,7 +31,15 @@ FORMAT = "mobilevitv2_jax.run/1"
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 """Where `configs/` stands: paths of configs are also looked up here."""
 
-FREE_AT_RESUME = ("checkpoint.", "log.", "mesh.", "data.workers", "data.threads", "eval.every")
+FREE_AT_RESUME = (
+    "checkpoint.",
+    "log.",
+    "mesh.",
+    "profile.",
+    "data.workers",
+    "data.threads",
+    "eval.every",
+)
 """Keys (or groups) that may change when a run continues, because no result depends on them."""
 
 _BEST_METRICS = {
@@ -113,6 +121,10 @@ def default_config() -> ml_collections.ConfigDict:
     c.log = ml_collections.ConfigDict()
     c.log.every = "10 steps"  # a duration between console lines
     c.log.tensorboard = True
+
+    c.profile = ml_collections.ConfigDict()
+    c.profile.start = 0  # first step of a profiler's trace, written to profile/; 0 writes none
+    c.profile.steps = 5  # length of the trace
     return c
 
 
@@ -390,6 +402,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "optimizer.max_skipped",
         "checkpoint.keep_latest",
         "mesh.fsdp",
+        "profile.steps",
     ):
         if _get(config, key) < 1:
             _refuse(key, "at least 1", _get(config, key))
@@ -406,6 +419,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "checkpoint.keep_best",
         "mesh.devices",
         "mesh.fsdp_smallest_bytes",
+        "profile.start",
     ):
         value = _get(config, key)
         if not 0 <= value < math.inf:

@@ -212,6 +212,8 @@ BAD_VALUES = {
     "ema.momentum": -0.1,
     "mesh.devices": -1,
     "mesh.fsdp": 0,
+    "profile.start": -1,
+    "profile.steps": 0,
     "mesh.fsdp_smallest_bytes": -1,
     "seed": -1,
 }

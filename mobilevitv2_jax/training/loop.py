@@ -23,6 +23,7 @@ from mobilevitv2_jax.training import logging, report, run_directory
 from mobilevitv2_jax.training.experiment import open_source, prepare
 from mobilevitv2_jax.training.faults import EXIT_STATUS, StopRequest
 from mobilevitv2_jax.training.mesh import peak_tflops, replicated
+from mobilevitv2_jax.training.profiling import ProfilerWindow
 from mobilevitv2_jax.training.program import lower_train_step
 from mobilevitv2_jax.training.schedule import Schedule
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
@@ -135,6 +136,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             )
         )
         stop = stack.enter_context(StopRequest())
+        profiler = ProfilerWindow(config, directory, logger.say, active=is_first)
+        stack.callback(profiler.close)
         pending: tuple[int, dict[str, jax.Array]] | None = None
         metrics: dict[str, float] = {}
         clock = logging.Clock(**metadata["clock"])  # type: ignore[arg-type]
@@ -180,6 +183,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                     checkpoints.save(
                         step, state, {"clock": clock.to_dict()}, metrics if due else None
                     )
+                profiler.turn(None if last or stopping else step + 1, state)
             if last or stopping:
                 break
             with clock.waiting_for_data():

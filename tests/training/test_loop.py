@@ -1,6 +1,7 @@
 """The training loop as a whole: files, order, resuming, stopping, and what ends it."""
 
 import dataclasses
+import gzip
 import json
 import os
 import pathlib
@@ -159,6 +160,33 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(straight, tmp_path, monkeyp
     assert [path for path in expected if expected[path] != found[path]] == []
     assert values(directory) == values(straight)
     assert read_results(directory, 7) == read_results(straight, 7)
+
+
+def test_a_trace_of_the_steps_asked_for_opens_and_changes_no_bit_over_a_resume(
+    straight, tmp_path, monkeypatch, capsys
+):
+    directory = tmp_path / "run"
+    config = tiny_config(SMALL | {"profile.start": 3, "profile.steps": 2})
+    with monkeypatch.context() as patch:
+        on_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))  # in the window
+        assert loop.train(config, directory, "") == 75
+    assert f"traced from step 3 on: {directory}/profile\n" in capsys.readouterr().out
+    assert loop.train(config, directory, "") == 0
+    assert f"traced from step 4 on: {directory}/profile\n" in capsys.readouterr().out
+    traces = sorted(directory.glob("profile/**/*.xplane.pb"))
+    assert len(traces) == 2
+    for trace in traces:
+        planes = [plane.name for plane in jax.profiler.ProfileData.from_file(str(trace)).planes]
+        assert "/host:CPU" in planes
+        (file,) = trace.parent.glob("perfetto_trace.json.gz")
+        names = {
+            event.get("name")
+            for event in json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+        }
+        # The step's function, dispatched once in each trace.
+        assert any("train_step" in str(name) for name in names)
+    assert leaves(directory, 7, config) == leaves(straight, 7, config)
+    assert values(directory) == values(straight)
 
 
 def test_lines_after_the_last_checkpoint_of_a_run_that_died_are_written_anew(
