@@ -85,6 +85,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.optimizer.decay_one_dimensional = False  # also decay biases and normalisation parameters
     c.optimizer.gradient_clip = 10.0  # largest global L2 norm of the gradient; 0 does not clip
     c.optimizer.label_smoothing = 0.1
+    c.optimizer.accumulation_steps = 1  # parts that a batch is taken in, to save memory
     c.optimizer.max_skipped = 10  # non-finite steps in a row that end the run
 
     c.schedule = ml_collections.ConfigDict()
@@ -399,13 +400,23 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "eval.resize",
         "eval.crop",
         "eval.pictures_from",
+        "optimizer.accumulation_steps",
         "optimizer.max_skipped",
-        "checkpoint.keep_latest",
         "mesh.fsdp",
         "profile.steps",
     ):
         if _get(config, key) < 1:
             _refuse(key, "at least 1", _get(config, key))
+    if config.checkpoint.keep_latest < 2:
+        # While the newest is not yet known to be whole, the one before it has to be there.
+        _refuse("checkpoint.keep_latest", "at least 2", config.checkpoint.keep_latest)
+    parts = config.optimizer.accumulation_steps
+    if config.data.batch_size % parts:
+        _refuse(
+            "optimizer.accumulation_steps",
+            f"a divisor of data.batch_size, which is {config.data.batch_size}",
+            parts,
+        )
     for key in (
         "seed",
         "data.workers",
@@ -425,10 +436,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if not 0 <= value < math.inf:
             _refuse(key, "at least 0 and finite", value)
     group_size = config.model.batch_norm_group_size
-    if group_size and config.data.batch_size % group_size:
+    if group_size and config.data.batch_size // parts % group_size:
         _refuse(
             "model.batch_norm_group_size",
-            f"a divisor of data.batch_size, which is {config.data.batch_size}",
+            "a divisor of data.batch_size / optimizer.accumulation_steps, which is "
+            f"{config.data.batch_size // parts}",
             group_size,
         )
     if config.model.num_channels != 3:

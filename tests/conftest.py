@@ -1,9 +1,11 @@
-"""What all tests share: one compilation cache, which subprocesses inherit."""
+"""What all tests share: one compilation cache, which subprocesses inherit; an object store."""
 
 import atexit
 import os
 import shutil
 import tempfile
+
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -12,3 +14,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _CACHE = tempfile.mkdtemp(prefix="mobilevitv2-jax-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
     atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+
+
+@pytest.fixture
+def object_store(monkeypatch):
+    """An empty object store at `ObjectStore.ROOT`."""
+    import object_store
+
+    object_store.install(monkeypatch)

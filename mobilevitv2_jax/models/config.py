@@ -10,11 +10,13 @@ import dataclasses
 import difflib
 import functools
 import json
-import os
-import pathlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
+
+from etils import epath
+
+from mobilevitv2_jax.files import write_whole
 
 T = TypeVar("T")
 
@@ -294,12 +296,12 @@ class MobileViTV2Config:
         return cls(**known, unknown=unknown)
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike[str]) -> MobileViTV2Config:
+    def from_pretrained(cls, path: epath.PathLike) -> MobileViTV2Config:
         """Reads `config.json`, or the one in the directory `path`."""
-        file = pathlib.Path(path)
+        file = epath.Path(path)
         if file.is_dir():
             file = file / "config.json"
-        if not file.is_file():
+        if not file.exists():
             raise FileNotFoundError(f"no model configuration at {file}")
         try:
             values = json.loads(file.read_text())
@@ -307,11 +309,12 @@ class MobileViTV2Config:
             raise ValueError(f"{file} is not valid JSON: {error}") from None
         return cls.from_dict(values)
 
-    def save_pretrained(self, directory: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, directory: epath.PathLike) -> None:
         """Writes `config.json` into `directory`, which is made if need be."""
         text = json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-        pathlib.Path(directory).mkdir(parents=True, exist_ok=True)
-        (pathlib.Path(directory) / "config.json").write_text(text)
+        path = epath.Path(directory)
+        path.mkdir(parents=True, exist_ok=True)
+        write_whole(path / "config.json", text)
 
 
 def _fail(name: str, allowed: str, value: Any) -> None:

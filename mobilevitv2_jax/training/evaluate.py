@@ -38,7 +38,7 @@ def evaluate_run(
     if not saved.exists():
         raise ConfigError(f"{directory} has no checkpoint yet: let the training run until it saves")
     metric = config.checkpoint.best_metric
-    with Checkpoints(saved, best_metric=metric, read_only=True) as checkpoints:
+    with Checkpoints(saved, best_metric=metric, read_only=True, tell=_warn) as checkpoints:
         step = step if step is not None else _choose(checkpoints, best)
         if step not in checkpoints.steps():
             kept = ", ".join(map(str, checkpoints.steps())) or "none"
@@ -49,6 +49,10 @@ def evaluate_run(
     run_directory.write_results(directory, step, metrics)
     sys.stdout.write(report.results_table(step, metrics) + "\n")
     return 0
+
+
+def _warn(line: str) -> None:
+    sys.stderr.write(line + "\n")
 
 
 def _choose(checkpoints: Checkpoints, best: bool) -> int | None:

@@ -115,7 +115,8 @@ def prepare(config: ml_collections.ConfigDict) -> Experiment:
         ConfigError: if batches do not fit the devices, or the data cannot be found.
     """
     mesh = make_mesh(config.mesh.devices, config.mesh.fsdp)
-    check_batch_size("data.batch_size", config.data.batch_size, mesh)
+    parts = config.optimizer.accumulation_steps
+    check_batch_size("data.batch_size", config.data.batch_size, mesh, parts)
     check_batch_size("eval.batch_size", config.eval.batch_size, mesh)
     task = find_task(config)
     source = open_source(config, config.data.eval_split)

@@ -7,11 +7,15 @@ import dataclasses
 import json
 import math
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from etils import epath
 from tensorboardX import SummaryWriter
+
+from mobilevitv2_jax.files import is_local, write_whole
 
 
 @dataclasses.dataclass
@@ -122,6 +126,12 @@ def console_line(
     return "  ".join(parts)
 
 
+def skipped_line(step: int, skipped: int, examples: Sequence[int]) -> str:
+    """Returns the line that tells of a step that was not finite, and of what data."""
+    shown = ", ".join(map(str, examples[:8])) + (", …" if len(examples) > 8 else "")
+    return f"step {step}: not finite, skipped ({skipped} in a row); examples {shown}"
+
+
 def rates(scale: Scale, seconds_per_step: float, data_wait: float) -> dict[str, float]:
     """Returns the metrics that follow from the time of a step."""
     images_per_second = scale.batch_size / seconds_per_step
@@ -145,6 +155,9 @@ def say(text: str) -> None:
 class Logger:
     """Writes metrics of one run; on processes other than the first it does nothing.
 
+    An object store cannot be appended to: for a run that lives on one, the files are written on
+    the local disk and copied there as a whole by `publish`.
+
     Args:
         directory: the run directory.
         step: where the run continues; later lines of an interrupted run are cut off.
@@ -159,49 +172,68 @@ class Logger:
         self._events = None
         if not active:
             return
-        self._path = epath.Path(directory) / "metrics.jsonl"
-        kept = [line for line in read_metrics(self._path) if line["step"] <= step]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(map(_json_line, kept)))
-        temporary.replace(self._path)
-        self._file = open(self._path, "a")  # noqa: SIM115 (closed by `close`)
+        self._directory = epath.Path(directory)
+        self._here = self._directory
+        if not is_local(directory):
+            self._here = epath.Path(tempfile.mkdtemp(prefix="mobilevitv2-"))
+        earlier = read_metrics(self._directory / "metrics.jsonl")
+        kept = "".join(_json_line(line) for line in earlier if line["step"] <= step)
+        write_whole(self._here / "metrics.jsonl", kept)
+        self._file = (self._here / "metrics.jsonl").open("a")
         if tensorboard:
-            self._events = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
+            self._events = SummaryWriter(
+                str(self._here),
+                purge_step=step + 1 if step else None,
+                filename_suffix=f".{step}",  # two attempts within a second are two files
+            )
 
     def say(self, text: str = "") -> None:
         """Prints a line."""
         if self._active:
             say(text)
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Appends the metrics of a step to `metrics.jsonl` and TensorBoard."""
+    def write(self, step: int, metrics: Mapping[str, float | list[int]]) -> None:
+        """Appends the metrics of a step to `metrics.jsonl`, and its numbers to TensorBoard."""
         if not self._active:
             return
         self._file.write(_json_line({"step": step, **metrics}))
         self._file.flush()
         if self._events is not None:
             for name, value in metrics.items():
-                self._events.add_scalar(name, value, step)
+                if not isinstance(value, list):
+                    self._events.add_scalar(name, value, step)
+
+    def publish(self) -> None:
+        """Brings what was written to where the run lives, if that is an object store."""
+        if not self._active or self._here == self._directory:
+            return
+        if self._events is not None:
+            self._events.flush()
+        for path in self._here.iterdir():
+            (self._directory / path.name).write_bytes(path.read_bytes())
 
     def close(self) -> None:
-        """Closes the files."""
-        if self._active:
-            self._file.close()
-            if self._events is not None:
-                self._events.close()
+        """Closes the files, and publishes them."""
+        if not self._active:
+            return
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+        self.publish()
+        if self._here != self._directory:
+            self._here.rmtree()
 
 
-def _json_line(values: Mapping[str, float]) -> str:
+def _json_line(values: Mapping[str, Any]) -> str:
     return json.dumps({name: _json_value(value) for name, value in values.items()}) + "\n"
 
 
-def _json_value(value: float | str) -> float | str:
-    # JSON has no NaN: a reader in another language would refuse the whole file. Text is what
-    # an earlier attempt of this run wrote for one.
-    return value if isinstance(value, str) or math.isfinite(value) else str(value)
+def _json_value(value: Any) -> Any:
+    # JSON has no NaN: a reader in another language would refuse the whole file.
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_metrics(path: epath.PathLike) -> list[dict[str, float]]:
+def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     """Returns the lines of a `metrics.jsonl`; one that was cut off at the end is left out."""
     file = epath.Path(path)
     lines = []

@@ -9,20 +9,23 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from etils import epath
 
 from mobilevitv2_jax.config import Duration
 from mobilevitv2_jax.data.loader import train_batches
 from mobilevitv2_jax.errors import ConfigError, NonFiniteError
 from mobilevitv2_jax.evaluation.classification import predict
+from mobilevitv2_jax.files import write_whole
 from mobilevitv2_jax.models import summary
 from mobilevitv2_jax.training import logging, report, run_directory
 from mobilevitv2_jax.training.experiment import open_source, prepare
 from mobilevitv2_jax.training.faults import EXIT_STATUS, StopRequest
-from mobilevitv2_jax.training.mesh import peak_tflops, replicated
+from mobilevitv2_jax.training.mesh import all_processes, peak_tflops, replicated
 from mobilevitv2_jax.training.profiling import ProfilerWindow
 from mobilevitv2_jax.training.program import lower_train_step
 from mobilevitv2_jax.training.schedule import Schedule
@@ -75,6 +78,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                 keep_latest=config.checkpoint.keep_latest,
                 keep_best=config.checkpoint.keep_best,
                 best_metric=config.checkpoint.best_metric,
+                tell=logging.say,
             )
         )
         start = checkpoints.latest_step() or 0
@@ -96,12 +100,13 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
         if is_first:
             experiment.model.save_pretrained(directory / "model")
             text = summary.render(table) + "\n\n" + "\n".join(report.config_lines(config)) + "\n"
-            (directory / "summary.txt").write_text(text)
+            write_whole(directory / "summary.txt", text)
 
         # ---- State: new, or that of the last checkpoint ----------------------------------
-        metadata: dict[str, dict[str, float]] = {"clock": {}}
+        metadata: dict[str, Any] = {"clock": {}}
         if start:
             state, metadata = checkpoints.restore(start, experiment.abstract_state)
+            run_directory.check_data(metadata["data"], source.fingerprint, config)
             logger.say(f"continuing {directory} at step {start} of {schedule.steps}")
         else:
             state = jax.device_put(experiment.initial_state(), experiment.state_shardings)
@@ -138,16 +143,20 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
         stop = stack.enter_context(StopRequest())
         profiler = ProfilerWindow(config, directory, logger.say, active=is_first)
         stack.callback(profiler.close)
-        pending: tuple[int, dict[str, jax.Array]] | None = None
+        pending: tuple[int, dict[str, jax.Array], np.ndarray] | None = None
         metrics: dict[str, float] = {}
-        clock = logging.Clock(**metadata["clock"])  # type: ignore[arg-type]
+        clock = logging.Clock(**metadata["clock"])
 
-        def log(step: int, values: dict[str, jax.Array]) -> None:
+        def log(step: int, values: dict[str, jax.Array], examples: np.ndarray) -> None:
             fetched = {f"train/{name}": float(x) for name, x in jax.device_get(values).items()}
             skipped = int(fetched.pop("train/skipped_in_a_row"))
             if skipped:
-                logger.say(f"step {step}: not finite, skipped ({skipped} in a row)")
-                logger.write(step, {"train/skipped_in_a_row": skipped})
+                indices = all_processes(examples).tolist()
+                logger.say(logging.skipped_line(step, skipped, indices))
+                logger.write(
+                    step,
+                    {"train/skipped_in_a_row": skipped, "train/skipped_examples": indices},
+                )
             if skipped >= config.optimizer.max_skipped:
                 saved = checkpoints.latest_step()
                 last_good = (
@@ -180,9 +189,9 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                         logger.write(step, metrics)
                     logger.say(report.evaluation_line(step, metrics))
                 if saving or (stopping and step > start):
-                    checkpoints.save(
-                        step, state, {"clock": clock.to_dict()}, metrics if due else None
-                    )
+                    metadata = {"clock": clock.to_dict(), "data": source.fingerprint}
+                    checkpoints.save(step, state, metadata, metrics if due else None)
+                    logger.publish()
                 profiler.turn(None if last or stopping else step + 1, state)
             if last or stopping:
                 break
@@ -194,7 +203,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             # Invariant: the metrics of a step are fetched while the next one runs.
             if pending:
                 log(*pending)
-            pending = (step + 1, values)
+            pending = (step + 1, values, batch["index"])
             clock.tick()
 
         if stop.signal and not last:

@@ -64,7 +64,7 @@ def estimate(experiment: Experiment) -> Memory:
     table = summary.summarize(experiment.abstract_model, config.data.image_size)
     size = jnp.dtype(config.model.dtype).itemsize
     # Accumulation takes one part of the batch after the other.
-    images = config.data.batch_size / config.optimizer.get("accumulation_steps", 1)
+    images = config.data.batch_size / config.optimizer.accumulation_steps
     share = images / config.data.batch_size / experiment.mesh.size
     most = _residuals(experiment) * share
     least = min(table.activations * size * images / experiment.mesh.size, most)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from mobilevitv2_jax.errors import ConfigError
@@ -65,18 +66,20 @@ def mesh_of(devices: Sequence[Any], fsdp: int = 1) -> Mesh:
     return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=types, devices=devices)
 
 
-def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
-    """Checks that a batch can be split over the mesh.
+def check_batch_size(name: str, batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+    """Checks that each of the `parts` that a batch is taken in can be split over the mesh.
 
     Raises:
         ConfigError: if it cannot, with the nearest sizes that can.
     """
-    if batch_size % mesh.size:
-        below, above = batch_size // mesh.size * mesh.size, -(-batch_size // mesh.size) * mesh.size
+    unit = mesh.size * parts
+    if batch_size % unit:
+        below, above = batch_size // unit * unit, -(-batch_size // unit) * unit
         sizes = f"{below} or {above}" if below else str(above)
+        steps = f" times the {parts} accumulation steps" if parts > 1 else ""
         raise ConfigError(
-            f"config.{name} must be divisible by the {mesh.size} devices, got {batch_size}: "
-            f"use {sizes}, or fewer devices (config.mesh.devices)"
+            f"config.{name} must be divisible by the {mesh.size} devices{steps}, "
+            f"got {batch_size}: use {sizes}, or fewer devices (config.mesh.devices)"
         )
 
 
@@ -117,6 +120,13 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
         name: jax.make_array_from_process_local_data(sharding, value)
         for name, value in batch.items()
     }
+
+
+def all_processes(rows: np.ndarray) -> np.ndarray:
+    """Returns the rows of all processes, in their order; every process has to call it."""
+    if jax.process_count() == 1:
+        return rows
+    return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
 
 
 def abstract(tree: Any, shardings: Any) -> Any:

@@ -26,8 +26,9 @@ def lower_train_step(experiment: Experiment, schedule: Schedule) -> jax.stages.L
     everywhere = replicated(experiment.mesh)
     # Invariant: one program for any number of devices; the state is donated, so that a step
     # needs no second copy of it.
+    graph, optimizer, mesh = experiment.graphs.train, experiment.optimizer, experiment.mesh
     step = jax.jit(
-        make_train_step(experiment.config, experiment.graphs.train, experiment.optimizer, schedule),
+        make_train_step(experiment.config, graph, optimizer, schedule, mesh),
         donate_argnums=0,
         out_shardings=(experiment.state_shardings, everywhere),
     )

@@ -10,6 +10,7 @@ from etils import epath
 
 from mobilevitv2_jax.config import differences, from_json, to_json
 from mobilevitv2_jax.errors import ConfigError
+from mobilevitv2_jax.files import write_whole
 
 
 def read_config(directory: epath.PathLike) -> ml_collections.ConfigDict:
@@ -45,7 +46,7 @@ def open_run(config: ml_collections.ConfigDict, directory: epath.PathLike) -> ep
             )
         text = to_json(config)
         if not (path / "config.json").exists() or (path / "config.json").read_text() != text:
-            write_atomically(path / "config.json", text)
+            write_whole(path / "config.json", text)
     except OSError as error:
         raise ConfigError(
             f"workdir {path} cannot be written ({error.strerror or error}): choose another "
@@ -66,18 +67,26 @@ def _check_same(
         )
 
 
-def write_atomically(path: epath.Path, text: str) -> None:
-    """Writes a file that is either whole or not there."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+def check_data(trained_on: str, found: str, config: ml_collections.ConfigDict) -> None:
+    """Checks that a run goes on with the data set that it began with.
+
+    Raises:
+        ConfigError: if it does not, and `checkpoint.allow_changes` does not name `data`.
+    """
+    allowed = (config.checkpoint.allow_changes or "").split(",")
+    if trained_on != found and "data" not in map(str.strip, allowed):
+        raise ConfigError(
+            f"this run was trained on {trained_on}, and the data set is now {found}: bring back "
+            "the former, choose another --workdir, or allow it by "
+            "--config.checkpoint.allow_changes=data"
+        )
 
 
 def write_results(directory: epath.PathLike, step: int, metrics: Mapping[str, float]) -> None:
     """Adds the metrics of an evaluated step to `eval.json`."""
     path = epath.Path(directory) / "eval.json"
     results = {**_read_all_results(path), str(step): dict(metrics)}
-    write_atomically(path, json.dumps(results, indent=2) + "\n")
+    write_whole(path, json.dumps(results, indent=2) + "\n")
 
 
 def read_results(directory: epath.PathLike, step: int) -> dict[str, float] | None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array
 
 from mobilevitv2_jax.models.functional import Arrays, arrays, merge
@@ -28,14 +29,25 @@ def make_train_step(
     graph: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
+    mesh: Mesh | None = None,
 ) -> TrainStep:
     """Returns the training step, to be jitted with its state donated.
 
     The step takes (state, batch, key). The batch has "image" [batch, height, width, channels]
-    in uint8 and "label"; the key is that of the run and the same at every step.
+    in uint8 and "label"; the key is that of the run and the same at every step. With
+    `optimizer.accumulation_steps` the batch is taken in as many parts of consecutive examples:
+    gradients and BatchNorm statistics are the means over the parts, each normalised by itself.
     Returned metrics: "loss", "learning_rate", "gradient_norm" and "skipped_in_a_row".
+
+    Args:
+        config: the experiment.
+        graph: the static part of the model, in training mode.
+        optimizer: the direction of descent.
+        schedule: the learning rate.
+        mesh: the devices that each part of a batch is split over.
     """
     task_loss = find_task(config).loss
+    parts = config.optimizer.accumulation_steps
 
     def loss_function(
         parameters: Arrays, statistics: Arrays, batch: dict[str, Array], key: Array
@@ -45,15 +57,40 @@ def make_train_step(
         loss = task_loss(model, pixel_values, batch["label"], config, nnx.Rngs(dropout=key))
         return loss, arrays(model)[1]
 
+    differentiate = jax.value_and_grad(loss_function, has_aux=True)
+
+    def accumulate(
+        parameters: Arrays, statistics: Arrays, batch: dict[str, Array], key: Array
+    ) -> tuple[tuple[Array, Arrays], Arrays]:
+        def split(x: Array) -> Array:
+            x = x.reshape(parts, -1, *x.shape[1:])
+            if mesh is None:
+                return x
+            # Otherwise whole parts might lie on single devices, and the others wait.
+            sharding = NamedSharding(mesh, jax.P(None, mesh.axis_names))
+            return jax.lax.with_sharding_constraint(x, sharding)
+
+        def add(total: Any, part: tuple[Array, dict[str, Array]]) -> tuple[Any, None]:
+            number, examples = part
+            part_key = jax.random.fold_in(key, number)
+            result = differentiate(parameters, statistics, examples, part_key)
+            return jax.tree.map(jnp.add, total, result), None
+
+        batches = jax.tree.map(split, batch)
+        first = jax.tree.map(lambda x: x[0], batches)
+        shapes = jax.eval_shape(differentiate, parameters, statistics, first, key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        total, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), batches))
+        return jax.tree.map(lambda x: x / parts, total)
+
     def train_step(
         state: TrainState, batch: dict[str, Array], key: Array
     ) -> tuple[TrainState, Metrics]:
         # Invariant: every random draw follows from the key and the step, so that a resumed
         # run needs no other state to draw the same.
         key = jax.random.fold_in(key, state.step)
-        (loss, statistics), gradients = jax.value_and_grad(loss_function, has_aux=True)(
-            state.parameters, state.statistics, batch, key
-        )
+        gradients_of = differentiate if parts == 1 else accumulate
+        (loss, statistics), gradients = gradients_of(state.parameters, state.statistics, batch, key)
         norm = optax.tree.norm(gradients)
         gradients = clip_by_norm(gradients, norm, config.optimizer.gradient_clip)
         direction, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)

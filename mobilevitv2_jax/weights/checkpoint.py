@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import itertools
+import json
 import math
-from collections.abc import Mapping
+import re
+import shutil
+import threading
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -13,29 +19,46 @@ from etils import epath
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mobilevitv2_jax.errors import CheckpointError
+from mobilevitv2_jax.files import is_local, write_whole
 
 State = TypeVar("State")
 
 _STEP_DIGITS = 8
 """Width of the step in directory names. Another width would find no steps and start anew."""
 
+_MANIFEST = "checksums.json"
+"""In the directory of a step: size and SHA-256 of every other file there."""
+
+_ROOM = 2.2
+"""Free space that a save needs, in sizes of the state: orbax writes shards and then merges them."""
+
+
+def _say_nothing(_: str) -> None:
+    pass
+
 
 class Checkpoints:
     """The checkpoints of one run: the latest ones and the best ones are kept.
 
     A save returns once the state is copied from the devices, and is written behind; an error
-    of the writing surfaces at the next call. Use as a context manager, or call `close`.
+    of the writing surfaces at the next call. Once written, a step gets a manifest of checksums:
+    orbax does not notice a flipped bit in an array. All steps are compared with their manifests
+    when they are opened; one that differs is damaged and not used: it is moved into `damaged`
+    beside the directory, for a training that goes on will come to its step again. Use as a
+    context manager, or call `close`.
 
     Args:
         directory: where the checkpoints are, or will be.
         keep_latest: how many of the latest are kept.
         keep_best: how many of the best are kept, besides.
         best_metric: which of the metrics given to `save` says what is best; more is better.
-        read_only: leave everything as it is, what a running training is writing included.
+        read_only: leave everything as it is, damaged steps and what a running training is
+            writing included.
+        tell: is given a line for each damaged step.
 
     Raises:
-        CheckpointError: if the directory has files but no checkpoint: starting from zero
-            beside them would be a mistake.
+        CheckpointError: if the directory has files but no checkpoint, or damaged checkpoints
+            alone: starting from zero beside them would be a mistake.
     """
 
     def __init__(
@@ -46,6 +69,7 @@ class Checkpoints:
         keep_best: int = 1,
         best_metric: str = "",
         read_only: bool = False,
+        tell: Callable[[str], None] = _say_nothing,
     ) -> None:
         def rank(metrics: Mapping[str, float]) -> float:
             value = metrics.get(best_metric, -math.inf)
@@ -53,7 +77,15 @@ class Checkpoints:
             return -math.inf if math.isnan(value) else value
 
         self._rank = rank
+        self._writing: threading.Thread | None = None
+        self._failure: Exception | None = None
         self.directory = epath.Path(directory).resolve()  # orbax takes absolute paths only
+        self._damaged = self._examine(tell)
+        if self._damaged and not read_only:
+            # Before orbax reads the directory, for it stumbles over a damaged file.
+            for step in list(self._damaged):
+                tell(f"moved step {step} to {self._set_aside(step)}")
+                del self._damaged[step]
         policies = [
             preservation_policy.LatestN(keep_latest),
             # Without best_fn below, orbax would not write the metrics, and forget at a restart
@@ -95,19 +127,38 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Returns the steps that can be restored, in order."""
-        return sorted(self._manager.all_steps())
+        return sorted(set(self._manager.all_steps()) - self._damaged.keys())
 
     def latest_step(self) -> int | None:
         """Returns the last step, or None where there is none."""
-        return self._manager.latest_step()
+        return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
         """Returns the step with the best metric, or None where none has one."""
-        step = self._manager.best_step()
-        # Where no step has a better one, orbax takes a NaN, too.
-        if step is None or self._rank(self._manager.metrics(step)) == -math.inf:
-            return None
-        return step
+        # Not orbax's own: it knows of no damage, and takes a NaN where there is nothing better.
+        ranks = {step: self._rank(self._manager.metrics(step) or {}) for step in self.steps()}
+        known = {step: rank for step, rank in ranks.items() if rank > -math.inf}
+        return max(known, key=lambda step: (known[step], step), default=None)
+
+    def damage(self, step: int) -> str | None:
+        """Returns what is wrong with the files of a step, or None if nothing is."""
+        directory = self._step_directory(step)
+        try:
+            manifest = json.loads((directory / _MANIFEST).read_text())
+            expected = {name: (entry["size"], entry["sha256"]) for name, entry in manifest.items()}
+        except FileNotFoundError:
+            return f"it has no {_MANIFEST}, so it was not complete when its process died"
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return f"its {_MANIFEST} cannot be read"
+        for name, (size, digest) in expected.items():
+            path = directory / name
+            if not path.exists():
+                return f"{name} is missing"
+            if path.stat().length != size:
+                return f"{name} has {path.stat().length} bytes, and should have {size}"
+            if _sha256(path) != digest:
+                return f"{name} has another checksum than when it was written"
+        return None
 
     def save(
         self, step: int, state: Any, metadata: dict[str, Any], metrics: Mapping[str, float] | None
@@ -117,9 +168,9 @@ class Checkpoints:
         Raises:
             CheckpointError: if this save was not accepted, or an earlier one failed.
         """
+        self._wait()
+        self._check_room(state)
         try:
-            # Errors of the last save appear here, and only once.
-            self._manager.wait_until_finished()
             saved = self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -133,6 +184,8 @@ class Checkpoints:
             raise CheckpointError(f"saving to {self.directory} failed: {error}") from error
         if not saved:
             raise CheckpointError(f"the checkpoint of step {step} was not saved")
+        self._writing = threading.Thread(target=self._complete, args=(step,), name="checkpoint")
+        self._writing.start()
 
     def restore(self, step: int, abstract: State) -> tuple[State, dict[str, Any]]:
         """Reads the state of a step, and its metadata.
@@ -142,9 +195,13 @@ class Checkpoints:
             abstract: the state as shapes, types and shardings; the stored one must match.
 
         Raises:
-            CheckpointError: if the step does not exist, cannot be read, or differs in
-                structure, shape or type.
+            CheckpointError: if the step does not exist, is damaged (the file is named), or
+                differs in structure, shape or type.
         """
+        if step in self._damaged:
+            raise CheckpointError(
+                f"step {step} of {self.directory} is damaged: {self._damaged[step]}"
+            )
         if step not in self.steps():
             raise CheckpointError(
                 f"{self.directory} has no step {step}; it has {self.steps() or 'none'}"
@@ -177,11 +234,69 @@ class Checkpoints:
             CheckpointError: if it failed.
         """
         try:
-            self._manager.wait_until_finished()
-        except Exception as error:
-            raise CheckpointError(f"saving to {self.directory} failed: {error}") from error
+            self._wait()
         finally:
             self._manager.close()
+
+    def _examine(self, tell: Callable[[str], None]) -> dict[int, str]:
+        """Returns what is wrong with each damaged step."""
+        names = [path.name for path in self.directory.iterdir()] if self.directory.exists() else []
+        steps = sorted(int(name) for name in names if re.fullmatch(rf"\d{{{_STEP_DIGITS}}}", name))
+        found = {step: damage for step in steps if (damage := self.damage(step))}
+        for step, damage in found.items():
+            tell(f"DAMAGED CHECKPOINT: step {step} of {self.directory} is not used: {damage}")
+        if found and len(found) == len(steps):
+            raise CheckpointError(
+                f"every checkpoint of {self.directory} is damaged (step {steps[-1]}: "
+                f"{found[steps[-1]]}): bring back a copy, or choose another workdir"
+            )
+        return found
+
+    def _complete(self, step: int) -> None:
+        """Waits until a step is written, then writes its manifest; runs beside the training."""
+        try:
+            # Orbax reports an error of the writing here, and only once.
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                directory = self._step_directory(step)
+                manifest = {
+                    name: {"size": path.stat().length, "sha256": _sha256(path)}
+                    for name, path in _files(directory)
+                }
+                write_whole(directory / _MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        except Exception as error:
+            self._failure = error
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.join()
+        if self._failure is not None:
+            error, self._failure = self._failure, None
+            raise CheckpointError(f"saving to {self.directory} failed: {error}") from error
+
+    def _check_room(self, state: Any) -> None:
+        if not is_local(self.directory):
+            return
+        needed = _ROOM * sum(leaf.nbytes for leaf in jax.tree.leaves(_fields(state)))
+        free = shutil.disk_usage(self.directory).free
+        if free < needed:
+            raise CheckpointError(
+                f"{self.directory} has {free / 2**20:,.0f} MiB of free space, and a checkpoint "
+                f"needs {needed / 2**20:,.0f} MiB while it is written: free some, and run the "
+                "same command again"
+            )
+
+    def _step_directory(self, step: int) -> epath.Path:
+        return self.directory / f"{step:0{_STEP_DIGITS}d}"
+
+    def _set_aside(self, step: int) -> epath.Path:
+        source = self._step_directory(step)
+        place = self.directory.parent / "damaged"
+        place.mkdir(parents=True, exist_ok=True)
+        names = (source.name + (f"-{number}" if number else "") for number in itertools.count())
+        target = next(place / name for name in names if not (place / name).exists())
+        source.rename(target)
+        return target
 
 
 def _fields(state: Any) -> dict[str, Any]:
@@ -193,6 +308,22 @@ def _types(tree: Any) -> dict[str, str]:
         jax.tree_util.keystr(path, simple=True, separator="."): str(leaf.dtype)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def _files(directory: epath.Path) -> list[tuple[str, epath.Path]]:
+    """Returns the files under a directory, each with its relative path."""
+    found = []
+    for path in sorted(directory.iterdir()):
+        if path.is_dir():
+            found += [(f"{path.name}/{name}", file) for name, file in _files(path)]
+        else:
+            found.append((path.name, path))
+    return found
+
+
+def _sha256(path: epath.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _is_foreign(path: epath.Path) -> bool:

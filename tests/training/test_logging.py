@@ -5,6 +5,8 @@ import struct
 import types
 
 import pytest
+from etils import epath
+from object_store import ObjectStore
 from tensorboardX.proto import event_pb2
 
 from mobilevitv2_jax.training import logging
@@ -201,6 +203,35 @@ def test_an_active_logger_says_a_line(tmp_path, capsys):
     logger.say("something")
     logger.close()
     assert capsys.readouterr().out == "something\n"
+
+
+def test_a_list_is_written_to_the_file_of_metrics_alone(tmp_path):
+    logger = open_logger(tmp_path, tensorboard=True)
+    logger.write(3, {"train/skipped_in_a_row": 1, "train/skipped_examples": [5, 7]})
+    logger.close()
+    (line,) = logging.read_metrics(tmp_path / "metrics.jsonl")
+    assert line == {"step": 3, "train/skipped_in_a_row": 1, "train/skipped_examples": [5, 7]}
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    assert read_events(path) == [(3, "train/skipped_in_a_row", 1.0)]
+
+
+def test_on_an_object_store_files_are_published_whole_and_gone_on_with(object_store):
+    directory = epath.Path(ObjectStore.ROOT) / "run"
+    logger = open_logger(directory, tensorboard=True)
+    for step in range(1, 5):
+        logger.write(step, {"train/loss": float(step)})
+        if step == 2:
+            logger.publish()
+            assert [x["step"] for x in logging.read_metrics(directory / "metrics.jsonl")] == [1, 2]
+    logger.close()
+    logger = open_logger(directory, step=3, tensorboard=True)
+    logger.write(4, {"train/loss": 40.0})
+    logger.close()
+    losses = [line["train/loss"] for line in logging.read_metrics(directory / "metrics.jsonl")]
+    assert losses == [1.0, 2.0, 3.0, 40.0]
+    events = sorted(directory.glob("events.out.tfevents.*"))
+    assert sum(len(read_events(path)) for path in events) == 5
+    assert {name.partition(".")[0] for name in ObjectStore.names()} == {"run/metrics", "run/events"}
 
 
 def read_events(path):

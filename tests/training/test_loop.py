@@ -18,7 +18,8 @@ from PIL import Image
 from tiny import VALUES, tiny_config, use_small_model
 
 from mobilevitv2_jax.config import ConfigError, flatten
-from mobilevitv2_jax.data.loader import Batches
+from mobilevitv2_jax.data import augment
+from mobilevitv2_jax.data.loader import Batches, train_batches
 from mobilevitv2_jax.data.sources import load_source
 from mobilevitv2_jax.models.config import MobileViTV2Config
 from mobilevitv2_jax.training import loop
@@ -314,13 +315,21 @@ def test_steps_that_are_not_finite_end_the_run_and_name_the_last_checkpoint(
         loop.train(config, tmp_path / "run", "")
     text = str(error.value)
     assert "3 steps in a row up to step 3 were not finite" in text and "step 2" in text
-    assert "step 1: not finite, skipped (1 in a row)" in capsys.readouterr().out
+    assert "step 1: not finite, skipped (1 in a row); examples " in capsys.readouterr().out
     skipped = [line for line in values(tmp_path / "run") if "train/skipped_in_a_row" in line]
     assert [(line["step"], line["train/skipped_in_a_row"]) for line in skipped] == [
         (1, 1),
         (2, 2),
         (3, 3),
     ]
+    with train_batches(
+        load_source("digits", "train"),
+        augment.train_transform(config),
+        batch_size=16,
+        seed=config.seed,
+    ) as batches:
+        for line in skipped:
+            assert line["train/skipped_examples"] == next(batches)["index"].tolist()
     with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
         state, _ = checkpoints.restore(2, prepare(config).abstract_state)
     for path, value in prepare(config).initial_state().parameters.items():
@@ -399,6 +408,43 @@ def test_a_run_of_another_config_is_refused_before_any_compile(straight, monkeyp
         loop.train(tiny_config(SMALL | {"seed": 1}), straight, "")
     assert files(straight) == before
     assert read_config(straight).seed == 0
+
+
+def test_a_run_goes_on_with_the_data_that_it_began_with_or_by_leave(
+    straight, tmp_path, monkeypatch
+):
+    def fewer_digits(config, split):
+        source = load_source("digits", split)
+        if split == "train":
+            source = dataclasses.replace(
+                source, images=source.images[:-1], labels=source.labels[:-1]
+            )
+        return source
+
+    directory = pathlib.Path(shutil.copytree(straight, tmp_path / "run"))
+    shutil.rmtree(directory / "checkpoints" / "00000007")
+    before = files(directory / "checkpoints")
+    monkeypatch.setattr(loop, "open_source", fewer_digits)
+    with pytest.raises(ConfigError, match="was trained on digits/train/1437, and .* now digits"):
+        loop.train(tiny_config(SMALL), directory, "")
+    assert files(directory / "checkpoints") == before
+    allowed = tiny_config(SMALL | {"checkpoint.allow_changes": "data"})
+    assert loop.train(allowed, directory, "") == 0
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_the_run_comes_to_the_same_bits(
+    straight, tmp_path, capsys
+):
+    directory = pathlib.Path(shutil.copytree(straight, tmp_path / "run"))
+    payload = next((directory / "checkpoints" / "00000007" / "state").rglob("d/*"))
+    payload.write_bytes(payload.read_bytes()[:-1])
+    assert loop.train(tiny_config(SMALL), directory, "") == 0
+    said = capsys.readouterr().out
+    assert "DAMAGED CHECKPOINT: step 7" in said and payload.name in said
+    assert f"continuing {directory} at step 6 of 7" in said
+    config = tiny_config(SMALL)
+    assert leaves(directory, 7, config) == leaves(straight, 7, config)
+    assert values(directory) == values(straight)
 
 
 def test_a_schedule_shorter_than_the_run_is_refused(straight, tmp_path):

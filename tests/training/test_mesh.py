@@ -61,6 +61,14 @@ def test_a_batch_that_does_not_divide_is_refused_with_sizes_that_do(batch_size, 
     assert f"got {batch_size}" in text and sizes in text
 
 
+def test_each_part_of_an_accumulated_batch_has_to_be_divisible():
+    check_batch_size("data.batch_size", 96, FakeMesh(8), parts=3)
+    with pytest.raises(
+        ConfigError, match=r"the 8 devices times the 3 accumulation steps.*72 or 96"
+    ):
+        check_batch_size("data.batch_size", 80, FakeMesh(8), parts=3)
+
+
 def test_a_batch_that_divides_is_accepted():
     check_batch_size("eval.batch_size", 96, FakeMesh(8))
 

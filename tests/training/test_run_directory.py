@@ -4,6 +4,8 @@ import json
 import math
 
 import pytest
+from etils import epath
+from object_store import ObjectStore
 from tiny import tiny_config
 
 from mobilevitv2_jax.config import ConfigError, flatten
@@ -11,7 +13,6 @@ from mobilevitv2_jax.training.run_directory import (
     open_run,
     read_config,
     read_results,
-    write_atomically,
     write_results,
 )
 
@@ -127,11 +128,13 @@ def test_no_results_are_none(tmp_path):
     assert read_results(tmp_path, 10) is None
 
 
-def test_a_file_that_cannot_be_written_whole_is_left_as_it_was(tmp_path):
-    from etils import epath
-
-    path = epath.Path(tmp_path / "file")
-    write_atomically(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "new \ud800")
-    assert path.read_text() == "old"
+def test_a_run_can_live_on_an_object_store(object_store):
+    directory = epath.Path(ObjectStore.ROOT) / "runs" / "new"
+    assert open_run(tiny_config(), directory) == directory
+    open_run(tiny_config(), directory)
+    with pytest.raises(ConfigError, match="seed: 0 -> 7"):
+        open_run(tiny_config({"seed": 7}), directory)
+    write_results(directory, 5, {"eval/top1": 0.5})
+    write_results(directory, 10, {"eval/top1": 0.75})
+    assert read_results(directory, 5) == {"eval/top1": 0.5}
+    assert ObjectStore.names() == ["runs/new/config.json", "runs/new/eval.json"]

@@ -260,3 +260,31 @@ def test_random_draws_follow_from_the_key_and_the_step_alone(small, key):
     assert loss(3, key) == loss(3, key)
     assert loss(3, key) != loss(4, key)
     assert loss(3, key) != loss(3, jax.random.key(1))
+
+
+def small_step(monkeypatch, **changes):
+    use_small_model(monkeypatch)
+    return make_step(tiny_config({"optimizer.name": "sgd", "optimizer.momentum": 0.0, **changes}))
+
+
+@pytest.mark.parametrize("group_size", [4, 8])
+def test_accumulated_parts_are_the_groups_of_ghost_batch_normalisation(monkeypatch, group_size):
+    groups = {"model.batch_norm_group_size": group_size}
+    whole, state = small_step(monkeypatch, **groups)
+    parts, _ = small_step(monkeypatch, **groups, **{"optimizer.accumulation_steps": 2})
+    together, _ = small_step(monkeypatch)
+    key = jax.random.key(0)
+    expected, at_once = whole(state, noise_batch(), key)
+    found, in_parts = parts(state, noise_batch(), key)
+    other, _ = together(state, noise_batch(), key)
+    # float32 sums in another order
+    for name in ("loss", "gradient_norm"):
+        assert float(in_parts[name]) == pytest.approx(float(at_once[name]), rel=1e-5)
+    for kind in ("parameters", "statistics", "ema_parameters", "ema_statistics"):
+        for path, value in getattr(expected, kind).items():
+            np.testing.assert_allclose(
+                getattr(found, kind)[path], value, rtol=1e-5, atol=1e-6, err_msg=path
+            )
+    # And the groups matter: BatchNorm over the whole batch is another thing.
+    path = "deep.normalization.variance"
+    assert np.abs(other.statistics[path] - expected.statistics[path]).max() > 1e-5

@@ -1,7 +1,10 @@
 """Checkpoints: what is kept, what comes back, and what is refused."""
 
 import dataclasses
+import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -162,9 +165,142 @@ def test_a_truncated_payload_is_refused_with_the_step(directory):
     assert payload
     for path in payload:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(CheckpointError, match="step 2 of .* cannot be restored"):
+    with pytest.raises(CheckpointError, match="step 2 of .* is damaged: .* bytes, and should have"):
         restore(directory, 2)
     assert bits(restore(directory, 1)[0]) == bits(make_state(1))
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    if not data:
+        return False
+    data[len(data) // 2] ^= 8
+    path.write_bytes(data)
+    return True
+
+
+def truncate(path):
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    return bool(data)
+
+
+def remove(path):
+    path.unlink()
+    return True
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, truncate, remove])
+def test_damage_to_any_file_of_a_step_is_found_and_the_file_named(directory, damage):
+    step = directory / "00000002"
+    names = [str(path.relative_to(step)) for path in sorted(step.rglob("*")) if path.is_file()]
+    assert len(names) > 5 and "checksums.json" in names
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        assert checkpoints.damage(2) is None
+        for name in names:
+            original = (step / name).read_bytes()
+            if not damage(step / name):
+                continue  # an empty file has no bits
+            found = checkpoints.damage(2)
+            # A flipped bit of the manifest itself may show in what it says of another file.
+            assert found and (name in found or name == "checksums.json"), name
+            (step / name).write_bytes(original)
+        assert checkpoints.damage(2) is None
+
+
+@pytest.mark.parametrize("part", ["state", "metrics", "metadata", "_CHECKPOINT_METADATA"])
+def test_the_good_step_before_a_damaged_one_is_used_loudly_and_nothing_is_lost(directory, part):
+    files = sorted(path for path in (directory / "00000002").rglob("*") if path.is_file())
+    payload = next(path for path in files if part in str(path.relative_to(directory)))
+    truncate(payload)
+    told = []
+    with Checkpoints(directory, best_metric="top1", tell=told.append) as checkpoints:
+        assert (checkpoints.steps(), checkpoints.latest_step()) == ([1], 1)
+        assert checkpoints.best_step() == 1
+        state, _ = checkpoints.restore(1, abstract(make_state(1)))
+        assert bits(state) == bits(make_state(1))
+        checkpoints.save(2, state, {}, None)  # training comes to the step again
+    assert "DAMAGED CHECKPOINT: step 2" in told[0] and payload.name in told[0]
+    moved = directory.parent / "damaged" / "00000002"
+    assert told[1] == f"moved step 2 to {moved}"
+    assert (moved / payload.relative_to(directory / "00000002")).exists()
+    with Checkpoints(directory, tell=told.append) as checkpoints:
+        assert checkpoints.steps() == [1, 2]
+    assert len(told) == 2
+
+
+def test_two_damaged_attempts_at_a_step_are_both_kept(directory):
+    (directory.parent / "damaged" / "00000002").mkdir(parents=True)
+    remove(directory / "00000002" / "checksums.json")
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.steps() == [1]
+    assert (directory.parent / "damaged" / "00000002-1").is_dir()
+
+
+def test_where_every_step_is_damaged_nothing_is_moved_and_nothing_begins_anew(directory):
+    for name in ("00000001", "00000002"):
+        remove(directory / name / "checksums.json")
+    told = []
+    with pytest.raises(CheckpointError, match=r"every checkpoint of .* is damaged \(step 2"):
+        Checkpoints(directory, tell=told.append)
+    assert len(told) == 2
+    assert sorted(path.name for path in directory.iterdir()) == ["00000001", "00000002"]
+
+
+@pytest.mark.parametrize("part", ["state/", "metrics/", "metadata/"])
+@pytest.mark.parametrize("damage", [flip_a_bit, truncate])
+def test_reading_only_passes_over_a_damaged_step_and_leaves_it_where_it_is(directory, part, damage):
+    files = sorted(path for path in (directory / "00000002").rglob("*") if path.is_file())
+    payload = next(path for path in files if part in str(path))
+    damage(payload)
+    with Checkpoints(directory, best_metric="top1", read_only=True) as checkpoints:
+        assert (checkpoints.latest_step(), checkpoints.best_step()) == (1, 1)
+        with pytest.raises(CheckpointError, match=f"step 2 of .* is damaged: .*{payload.name}"):
+            checkpoints.restore(2, abstract(make_state(2)))
+    assert (directory / "00000002").is_dir() and not (directory.parent / "damaged").exists()
+
+
+def test_too_little_free_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        with pytest.raises(
+            CheckpointError, match="has 0 MiB of free space, and a checkpoint needs"
+        ):
+            checkpoints.save(1, make_state(1), {}, None)
+        assert list((tmp_path / "c").iterdir()) == []
+
+
+# The process may write no file of more than 4 KiB: a write fails halfway, as on a full disk.
+FULL_DISK = """
+import resource, signal, sys
+sys.path.insert(0, "tests/weights")
+import test_checkpoint as t
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with t.Checkpoints(sys.argv[1], best_metric="top1") as checkpoints:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    try:
+        checkpoints.save(3, t.make_state(3), {}, None)
+        checkpoints.save(4, t.make_state(4), {}, None)
+    except t.CheckpointError as error:
+        sys.exit(f"REFUSED {error}")
+"""
+
+
+def test_a_write_that_fails_ends_the_run_and_older_steps_stay_whole(directory):
+    run = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, directory],
+        cwd=pathlib.Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 1
+    assert f"REFUSED saving to {directory} failed: " in run.stderr
+    with Checkpoints(directory, tell=pytest.fail) as checkpoints:
+        assert checkpoints.steps() == [1, 2]
+    for step in (1, 2):
+        assert bits(restore(directory, step)[0]) == bits(make_state(step))
 
 
 def wrong_shape(state):

@@ -1,0 +1,29 @@
+"""Writing files that are whole or not there, on a local disk and on an object store."""
+
+from __future__ import annotations
+
+import os
+
+from etils import epath
+
+
+def is_local(path: epath.PathLike) -> bool:
+    """Returns whether a path is on a file system: one with appending, renaming and an end."""
+    return "://" not in os.fspath(path)
+
+
+def write_whole(path: epath.PathLike, text: str) -> None:
+    """Writes a file at once: whoever reads it, after a power cut too, finds all of it or none.
+
+    An object store writes whole objects and can neither append, nor sync, nor rename at once.
+    """
+    target = epath.Path(path)
+    if not is_local(target):
+        target.write_text(text)
+        return
+    temporary = target.with_name(target.name + ".tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(target)
