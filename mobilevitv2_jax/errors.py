@@ -23,3 +23,7 @@ class CheckpointError(UserError, RuntimeError):
 
 class NonFiniteError(UserError, RuntimeError):
     """Training that was ended because step after step was not finite."""
+
+
+class DeviceMemoryError(UserError, RuntimeError):
+    """A program that does not fit the memory of a device."""

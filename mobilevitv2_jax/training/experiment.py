@@ -108,13 +108,17 @@ class Experiment:
         return {**metrics, "eval/corrupt": float(corrupt)} if corrupt else metrics
 
 
-def prepare(config: ml_collections.ConfigDict) -> Experiment:
+def prepare(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh | None = None) -> Experiment:
     """Finds devices and data, and lays out the model without computing anything.
+
+    Args:
+        config: a validated experiment.
+        mesh: the devices, in the place of those that `config.mesh` finds here.
 
     Raises:
         ConfigError: if batches do not fit the devices, or the data cannot be found.
     """
-    mesh = make_mesh(config.mesh.devices, config.mesh.fsdp)
+    mesh = mesh or make_mesh(config.mesh.devices, config.mesh.fsdp)
     parts = config.optimizer.accumulation_steps
     check_batch_size("data.batch_size", config.data.batch_size, mesh, parts)
     check_batch_size("eval.batch_size", config.eval.batch_size, mesh)

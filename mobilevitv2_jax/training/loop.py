@@ -26,6 +26,7 @@ from mobilevitv2_jax.training import logging, report, run_directory
 from mobilevitv2_jax.training.experiment import open_source, prepare
 from mobilevitv2_jax.training.faults import EXIT_STATUS, StopRequest
 from mobilevitv2_jax.training.mesh import all_processes, peak_tflops, replicated
+from mobilevitv2_jax.training.out_of_memory import OutOfMemory
 from mobilevitv2_jax.training.profiling import ProfilerWindow
 from mobilevitv2_jax.training.program import lower_train_step
 from mobilevitv2_jax.training.schedule import Schedule
@@ -45,6 +46,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
 
     Raises:
         ConfigError: before anything is compiled, if the run cannot be started as asked.
+        DeviceMemoryError: if a device runs out of memory.
         NonFiniteError: if `optimizer.max_skipped` steps in a row were not finite.
     """
     # ---- Devices, data and model ---------------------------------------------------------
@@ -96,6 +98,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             directory, step=start, tensorboard=config.log.tensorboard, active=is_first
         )
         stack.callback(logger.close)
+        out_of_memory = stack.enter_context(OutOfMemory(experiment))
         logger.say(report.introduction(experiment.model, mesh, source, experiment.eval_source))
         if is_first:
             experiment.model.save_pretrained(directory / "model")
@@ -117,7 +120,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
         began = time.perf_counter()
         lowered = lower_train_step(experiment, schedule)
         traced = time.perf_counter()
-        compiled_step = lowered.compile()
+        compiled_step = out_of_memory.compiled = lowered.compile()
         compiled = time.perf_counter()
         logger.say(
             f"compiled the training step in {compiled - began:.0f} s "
