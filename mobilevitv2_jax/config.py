@@ -122,6 +122,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.log = ml_collections.ConfigDict()
     c.log.every = "10 steps"  # a duration between console lines
     c.log.tensorboard = True
+    c.log.wandb = ""  # a project of Weights & Biases that gets the metrics, too; empty for none
 
     c.profile = ml_collections.ConfigDict()
     c.profile.start = 0  # first step of a profiler's trace, written to profile/; 0 writes none

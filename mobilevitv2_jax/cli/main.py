@@ -16,6 +16,7 @@ VERBS = {
     "train": ("mobilevitv2_jax.cli.train", "train a model, or continue a run"),
     "eval": ("mobilevitv2_jax.cli.evaluate", "evaluate a checkpoint of a run"),
     "inspect": ("mobilevitv2_jax.cli.inspect", "tell what a config leads to, without training"),
+    "compile": ("mobilevitv2_jax.cli.compile", "compile for a TPU pod, without the pod"),
 }
 """What each verb does, and the module whose `run(argv)` does it: imported when it is used."""
 

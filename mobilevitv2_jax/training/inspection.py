@@ -59,7 +59,8 @@ def _memory(experiment: Experiment) -> str:
     return (
         _table(rows) + "\nEstimated, not compiled. Activations: at least the outputs of "
         "convolutions and matrix products,\nkept once for the gradient; at most all that "
-        "differentiation asks for, of which compilers keep less."
+        "differentiation asks for, of which compilers keep less.\n`mobilevitv2 compile` tells what "
+        "a TPU program needs."
     )
 
 

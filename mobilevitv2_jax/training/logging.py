@@ -163,13 +163,21 @@ class Logger:
         step: where the run continues; later lines of an interrupted run are cut off.
         tensorboard: also write TensorBoard events.
         active: False on all processes but the first.
+        wandb: a run of Weights & Biases, which gets the metrics, too.
     """
 
     def __init__(
-        self, directory: epath.PathLike, *, step: int, tensorboard: bool, active: bool
+        self,
+        directory: epath.PathLike,
+        *,
+        step: int,
+        tensorboard: bool,
+        active: bool,
+        wandb: Any = None,
     ) -> None:
         self._active = active
         self._events = None
+        self._wandb = wandb
         if not active:
             return
         self._directory = epath.Path(directory)
@@ -202,6 +210,8 @@ class Logger:
             for name, value in metrics.items():
                 if not isinstance(value, list):
                     self._events.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(dict(metrics), step=step)
 
     def publish(self) -> None:
         """Brings what was written to where the run lives, if that is an object store."""
@@ -219,6 +229,8 @@ class Logger:
         self._file.close()
         if self._events is not None:
             self._events.close()
+        if self._wandb is not None:
+            self._wandb.finish()
         self.publish()
         if self._here != self._directory:
             self._here.rmtree()

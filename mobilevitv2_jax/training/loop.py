@@ -30,6 +30,7 @@ from mobilevitv2_jax.training.out_of_memory import OutOfMemory
 from mobilevitv2_jax.training.profiling import ProfilerWindow
 from mobilevitv2_jax.training.program import lower_train_step
 from mobilevitv2_jax.training.schedule import Schedule
+from mobilevitv2_jax.training.tracking import load_wandb, start_wandb
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
 
 
@@ -54,6 +55,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
     mesh, task = experiment.mesh, experiment.task
     source = open_source(config, config.data.train_split)
     schedule = Schedule.from_config(config, len(source))
+    wandb = load_wandb(config)
     # Written to only now: a config that cannot run must not leave its run directory behind.
     directory = run_directory.open_run(config, workdir)
     steps = functools.partial(
@@ -95,7 +97,11 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                 logging.say(report.finished(directory, config, start, best, command))
             return 0
         logger = logging.Logger(
-            directory, step=start, tensorboard=config.log.tensorboard, active=is_first
+            directory,
+            step=start,
+            tensorboard=config.log.tensorboard,
+            active=is_first,
+            wandb=start_wandb(wandb, config, directory) if wandb and is_first else None,
         )
         stack.callback(logger.close)
         out_of_memory = stack.enter_context(OutOfMemory(experiment))

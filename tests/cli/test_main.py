@@ -50,6 +50,8 @@ MISTAKES = [
     ("inspect --workdir no/such/run", "it has no config.json"),
     ("inspect --workdir x --config.seed=1", "so --config.seed has no place beside it"),
     ("inspect --config.mesh.fsdp=0", "config.mesh.fsdp must be at least 1"),
+    ("compile", "--topology is required"),
+    ("compile --topolgy v5e:2x2", "did you mean 'topology'?"),
 ]
 
 
