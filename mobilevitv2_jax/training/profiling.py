@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import pathlib
+import shutil
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import ml_collections
 from etils import epath
+
+from mobilevitv2_jax.files import is_local
 
 
 class ProfilerWindow:
@@ -34,6 +39,7 @@ class ProfilerWindow:
         first = config.profile.start if active else 0
         self._window = range(first, first + config.profile.steps) if first else range(0)
         self._directory = epath.Path(directory) / "profile"
+        self._temporary: pathlib.Path | None = None
         self._say = say
         self._first: int | None = None  # while it traces, the step it began with
 
@@ -49,7 +55,10 @@ class ProfilerWindow:
             return
         jax.block_until_ready(state)
         if inside:
-            jax.profiler.start_trace(str(self._directory), create_perfetto_trace=True)
+            if not is_local(self._directory):  # the profiler writes to a disk only
+                self._temporary = pathlib.Path(tempfile.mkdtemp(prefix="mobilevitv2-"))
+            place = str(self._temporary or self._directory)
+            jax.profiler.start_trace(place, create_perfetto_trace=True)
             self._first = step
         else:
             self.close()
@@ -58,5 +67,11 @@ class ProfilerWindow:
         """Ends the trace, if there is one."""
         if self._first is not None:
             jax.profiler.stop_trace()
+            if self._temporary:
+                for path in filter(pathlib.Path.is_file, self._temporary.rglob("*")):
+                    target = self._directory / path.relative_to(self._temporary)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(path.read_bytes())
+                shutil.rmtree(self._temporary)
             self._say(f"traced from step {self._first} on: {self._directory}")
             self._first = None
