@@ -1,0 +1,114 @@
+"""Twenty deaths: a run that is killed again and again comes to the same end as one that is not."""
+
+import json
+import pathlib
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from tiny import tiny_config, use_small_model
+
+from mobilevitv2_jax.training.experiment import prepare
+from mobilevitv2_jax.training.logging import read_metrics
+from mobilevitv2_jax.weights.checkpoint import Checkpoints
+
+ROUNDS = 20
+STEPS = 300
+CHANGES = {
+    "schedule.total": f"{STEPS} steps",
+    "model.ffn_dropout": 0.2,
+    # A save after every other step: most of the time a checkpoint is being written.
+    "checkpoint.every": "2 steps",
+    "eval.every": "100 steps",
+    "log.tensorboard": False,
+}
+PROGRAM = """
+import json, sys
+sys.path.insert(0, "tests")
+import pytest
+from tiny import tiny_config, use_small_model
+from mobilevitv2_jax.training import loop
+
+with pytest.MonkeyPatch.context() as monkeypatch:
+    use_small_model(monkeypatch)
+    loop.train(tiny_config(json.loads(sys.argv[2])), sys.argv[1], "python train.py")
+"""
+
+
+def start(directory):
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(directory), json.dumps(CHANGES)],
+        cwd=pathlib.Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(directory):
+    process = start(directory)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    return said
+
+
+def is_saving(directory):
+    """Returns whether a checkpoint was being written, or had no manifest yet."""
+    steps = list((directory / "checkpoints").iterdir())
+    return any("tmp" in path.name or not (path / "checksums.json").exists() for path in steps)
+
+
+def final_state(directory):
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        state, _ = checkpoints.restore(STEPS, prepare(tiny_config(CHANGES)).abstract_state)
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+@pytest.mark.slow
+def test_a_run_killed_twenty_times_ends_like_one_that_was_not(
+    tmp_path, monkeypatch, record_property
+):
+    use_small_model(monkeypatch)
+    finish(tmp_path / "straight")
+    directory = tmp_path / "killed"
+    draw = random.Random(0)
+    mid_save, reached = 0, []
+    for _ in range(ROUNDS):
+        process = start(directory)
+        said = ""
+        for line in process.stdout:
+            said += line
+            if line.startswith("step "):
+                break
+        time.sleep(draw.uniform(0, 0.8))
+        process.send_signal(signal.SIGKILL)
+        said += process.communicate(timeout=60)[0]
+        assert process.returncode == -signal.SIGKILL, said
+        mid_save += is_saving(directory)
+        continued = re.search(r"continuing .* at step (\d+) of", said)
+        reached.append(int(continued[1]) if continued else 0)
+        assert "every checkpoint" not in said
+    said = finish(directory)
+    reached.append(int(re.search(r"continuing .* at step (\d+) of", said)[1]))
+
+    record_property("killed while saving", mid_save)
+    assert mid_save >= ROUNDS // 4
+    assert reached == sorted(reached) and reached[-1] > reached[0]  # it lost no ground
+    expected, found = final_state(tmp_path / "straight"), final_state(directory)
+    assert [path for path in expected if expected[path] != found[path]] == []
+    lines = [
+        [(line["step"], line.get("train/loss"), line.get("eval/loss")) for line in metrics]
+        for metrics in (
+            read_metrics(tmp_path / name / "metrics.jsonl") for name in ("straight", "killed")
+        )
+    ]
+    assert lines[0] == lines[1]
