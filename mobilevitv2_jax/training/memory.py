@@ -22,7 +22,7 @@ class Memory:
 
     Attributes:
         parameters: with the statistics of BatchNorm.
-        gradients: as large as the parameters, and split like them.
+        gradients: as large as the parameters, and split like them; twice, if accumulated.
         optimizer: the moments.
         average: of parameters and statistics.
         batch: images and labels.
@@ -64,14 +64,14 @@ def estimate(experiment: Experiment) -> Memory:
     table = summary.summarize(experiment.abstract_model, config.data.image_size)
     size = jnp.dtype(config.model.dtype).itemsize
     # Accumulation takes one part of the batch after the other.
-    images = config.data.batch_size / config.optimizer.accumulation_steps
-    share = images / config.data.batch_size / experiment.mesh.size
-    most = _residuals(experiment) * share
-    least = min(table.activations * size * images / experiment.mesh.size, most)
+    parts = config.optimizer.accumulation_steps
+    images = config.data.batch_size / parts / experiment.mesh.size
+    most = _residuals(experiment) * images / config.data.batch_size
+    least = min(table.activations * size * images, most)
     parameters = bytes_per_device(state.parameters)
     return Memory(
         parameters=parameters + bytes_per_device(state.statistics),
-        gradients=parameters,
+        gradients=parameters * (1 if parts == 1 else 2),  # of a part, and their sum
         optimizer=bytes_per_device(state.optimizer),
         average=bytes_per_device((state.ema_parameters, state.ema_statistics)),
         batch=bytes_per_device(abstract_batch(experiment)),

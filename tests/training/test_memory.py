@@ -44,6 +44,16 @@ def test_twice_the_batch_needs_twice_the_activations_and_no_more_state(small_mod
     assert dataclasses.replace(once, **same) == dataclasses.replace(twice, **same)
 
 
+def test_half_of_the_batch_at_a_time_needs_half_of_the_activations(small_model):
+    once, parts = (
+        estimate(prepare(tiny_config({"optimizer.accumulation_steps": number})))
+        for number in (1, 2)
+    )
+    assert parts.activations[0] == once.activations[0] / 2
+    assert (parts.gradients, parts.batch) == (2 * once.gradients, once.batch)
+
+
+@pytest.mark.slow
 def test_rematerialisation_needs_less():
     usual, less = (
         estimate(prepare(tiny_config({"model.rematerialize": value}))).activations[1]

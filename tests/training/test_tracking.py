@@ -10,7 +10,7 @@ from tiny import tiny_config, use_small_model
 from mobilevitv2_jax.config import ConfigError
 from mobilevitv2_jax.training import loop
 from mobilevitv2_jax.training.logging import Logger, read_metrics
-from mobilevitv2_jax.training.tracking import load_wandb
+from mobilevitv2_jax.training.tracking import load_wandb, start_wandb
 
 
 class FakeRun:
@@ -42,7 +42,7 @@ def wandb(monkeypatch):
     return fake
 
 
-def test_a_run_sends_the_lines_of_its_metrics_and_goes_on_under_its_id(
+def test_a_run_sends_the_lines_of_its_metrics_and_keeps_its_id_in_its_directory(
     wandb, tmp_path, monkeypatch
 ):
     use_small_model(monkeypatch)
@@ -54,10 +54,9 @@ def test_a_run_sends_the_lines_of_its_metrics_and_goes_on_under_its_id(
     assert run.lines == read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert run.finished == 1
 
-    (tmp_path / "run" / "eval.json").unlink()  # as if it had died before its results
-    assert loop.train(config, tmp_path / "run", "") == 0
-    assert len(wandb.runs) == 2 and wandb.runs[1][0]["id"] == options["id"]
-    assert wandb.runs[1][1].finished == 1
+    for name, same in (("run", True), ("other", False)):
+        start_wandb(wandb, config, tmp_path / name)
+        assert (wandb.runs[-1][0]["id"] == options["id"]) == same
 
 
 def test_a_process_that_is_not_the_first_sends_nothing(tmp_path):
