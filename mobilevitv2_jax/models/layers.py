@@ -127,12 +127,12 @@ def _shifts_backward(
     the kernel's gradient: these two were a third of a training step.
     """
     x, kernel = residuals
-    if stride == 1:
-        # The transpose of a convolution is one with the kernel turned round.
-        to_input = _multiply_add(gradient, kernel[::-1, ::-1], 1, dilation)
-    else:
-        transpose = jax.linear_transpose(lambda x: _multiply_add(x, kernel, stride, dilation), x)
-        (to_input,) = transpose(gradient)
+    # The transpose of a convolution is one with the kernel turned round, over a gradient that is
+    # 0 at the pixels that the stride left out.
+    left_over = [(size - 1) % stride for size in x.shape[1:3]]
+    config = [(0, 0, 0), *((0, high, stride - 1) for high in left_over), (0, 0, 0)]
+    spread = lax.pad(gradient, jnp.zeros((), gradient.dtype), config)
+    to_input = _multiply_add(spread, kernel[::-1, ::-1], 1, dilation)
     # One reduction with an operand for each tap is one pass over the arrays. It leaves rows, so
     # that it runs on all cores; the barrier keeps XLA from joining it with the sum over them.
     dtype = statistics_dtype(gradient)
