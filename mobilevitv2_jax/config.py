@@ -31,7 +31,15 @@ FORMAT = "mobilevitv2_jax.run/1"
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 """Where `configs/` stands: paths of configs are also looked up here."""
 
-FREE_AT_RESUME = ("checkpoint.", "log.", "mesh.", "data.workers", "data.threads", "eval.every")
+FREE_AT_RESUME = (
+    "checkpoint.",
+    "faults.",
+    "log.",
+    "mesh.",
+    "data.workers",
+    "data.threads",
+    "eval.every",
+)
 """Keys (or groups) that may change when a run continues, because no result depends on them."""
 
 _BEST_METRICS = {
@@ -107,6 +115,9 @@ def default_config() -> ml_collections.ConfigDict:
 
     c.mesh = ml_collections.ConfigDict()
     c.mesh.devices = 0  # devices to use; 0 takes all
+
+    c.faults = ml_collections.ConfigDict()
+    c.faults.step_timeout = 600.0  # seconds without progress that end the run; 0 waits for ever
 
     c.log = ml_collections.ConfigDict()
     c.log.every = "10 steps"  # a duration between console lines
@@ -402,6 +413,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "optimizer.epsilon",
         "checkpoint.keep_best",
         "mesh.devices",
+        "faults.step_timeout",
     ):
         value = _get(config, key)
         if not 0 <= value < math.inf:

@@ -9,20 +9,26 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+import zlib
 
 import jax
 import ml_collections
 from etils import epath
 
-from mobilevitv2_jax.config import Duration
+from mobilevitv2_jax.config import Duration, to_json
 from mobilevitv2_jax.data.loader import train_batches
 from mobilevitv2_jax.errors import ConfigError, NonFiniteError
 from mobilevitv2_jax.evaluation.classification import predict
 from mobilevitv2_jax.models import summary
-from mobilevitv2_jax.training import logging, report, run_directory
+from mobilevitv2_jax.training import logging, processes, report, run_directory
 from mobilevitv2_jax.training.experiment import open_source, prepare
-from mobilevitv2_jax.training.faults import EXIT_STATUS, StopRequest
-from mobilevitv2_jax.training.mesh import batch_sharding, peak_tflops, replicated
+from mobilevitv2_jax.training.faults import EXIT_STATUS, StopRequest, Watchdog
+from mobilevitv2_jax.training.mesh import (
+    batch_sharding,
+    peak_tflops,
+    put_replicated,
+    replicated,
+)
 from mobilevitv2_jax.training.schedule import Schedule
 from mobilevitv2_jax.training.step import make_train_step
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
@@ -44,12 +50,16 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
         NonFiniteError: if `optimizer.max_skipped` steps in a row were not finite.
     """
     # ---- Devices, data and model ---------------------------------------------------------
+    logging.say(report.identity())
     experiment = prepare(config)
     mesh, task = experiment.mesh, experiment.task
     source = open_source(config, config.data.train_split)
     schedule = Schedule.from_config(config, len(source))
+    is_first = jax.process_index() == 0
+    processes.check_same("the checksum of their config", zlib.crc32(to_json(config).encode()) >> 1)
     # Written to only now: a config that cannot run must not leave its run directory behind.
-    directory = run_directory.open_run(config, workdir)
+    directory = run_directory.open_run(config, workdir) if is_first else epath.Path(workdir)
+    processes.check_shared(directory)
     steps = functools.partial(
         Duration.steps, examples=len(source), batch_size=config.data.batch_size
     )
@@ -65,7 +75,6 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
         tflop_per_image=3 * 2 * table.macs / 1e12,
         peak_tflops=peak_tflops(mesh),
     )
-    is_first = jax.process_index() == 0
 
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
@@ -77,6 +86,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             )
         )
         start = checkpoints.latest_step() or 0
+        processes.check_same("their latest checkpoint", start)
         if start > schedule.steps:
             raise ConfigError(
                 f"config.schedule.total is {schedule.steps} steps, but {directory} has been "
@@ -103,13 +113,13 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             state, metadata = checkpoints.restore(start, experiment.abstract_state)
             logger.say(f"continuing {directory} at step {start} of {schedule.steps}")
         else:
-            state = jax.device_put(experiment.initial_state(), replicated(mesh))
+            state = put_replicated(experiment.initial_state(), mesh)
             logger.say(f"starting {directory}: {schedule.steps} steps")
 
         # ---- Compile ---------------------------------------------------------------------
         # Invariant: one program for any number of devices; the state is donated, so that a
         # step needs no second copy of it.
-        key = jax.device_put(jax.random.key(config.seed), replicated(mesh))
+        key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
         train_step = jax.jit(
             make_train_step(config, experiment.graphs.train, experiment.optimizer, schedule),
             donate_argnums=0,
@@ -148,13 +158,14 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                 batch_size=config.data.batch_size,
                 seed=config.seed,
                 start_step=start,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
+                process_index=experiment.share[0],
+                process_count=experiment.share[1],
                 workers=config.data.workers,
                 threads=config.data.threads,
             )
         )
-        stop = stack.enter_context(StopRequest())
+        stop = stack.enter_context(StopRequest(processes.started()))
+        watchdog = stack.enter_context(Watchdog(config.faults.step_timeout))
         pending: tuple[int, dict[str, jax.Array]] | None = None
         metrics: dict[str, float] = {}
         clock = logging.Clock(**metadata["clock"])  # type: ignore[arg-type]
@@ -184,7 +195,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                 logger.write(step, fetched)
 
         for step in range(start, schedule.steps + 1):
-            last, stopping = step == schedule.steps, stop.signal is not None
+            watchdog.feed()
+            last, stopping = step == schedule.steps, stop.reached(step)
             due = step > start and (last or step % eval_every == 0)
             saving = step > start and (last or step % save_every == 0 or due)
             if pending and (due or saving or stopping):
@@ -192,10 +204,11 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                 pending = None
             with clock.paused():
                 if due or (last and not metrics):
-                    metrics = experiment.evaluate(state)
+                    metrics = experiment.evaluate(state, watchdog.watch)
                     if due:  # if not, a run that died before its results has written them
                         logger.write(step, metrics)
                     logger.say(report.evaluation_line(step, metrics))
+                    watchdog.feed()
                 if saving or (stopping and step > start):
                     checkpoints.save(
                         step, state, {"clock": clock.to_dict()}, metrics if due else None
@@ -204,8 +217,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                 break
             with clock.waiting_for_data():
                 batch = next(batches)
+            arrays = experiment.put({name: batch[name] for name in ("image", "label")})
             with jax.transfer_guard("disallow"):
-                arrays = experiment.put({name: batch[name] for name in ("image", "label")})
                 state, values = compiled_step(state, arrays, key)
             # Invariant: the metrics of a step are fetched while the next one runs.
             if pending:
@@ -213,10 +226,10 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             pending = (step + 1, values)
             clock.tick()
 
-        if stop.signal and not last:
+        if stopping and not last:
             checkpoints.close()
             logger.say(f"stopped at step {step} of {schedule.steps}. To continue:\n  {command}")
-            return EXIT_STATUS[stop.signal]
+            return EXIT_STATUS[stop.signal]  # type: ignore[index]
 
         # ---- Results ---------------------------------------------------------------------
         with experiment.eval_batches() as eval_batches:
@@ -224,7 +237,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                 experiment.evaluation_step,
                 state.ema_parameters,
                 state.ema_statistics,
-                eval_batches,
+                watchdog.watch(eval_batches),
                 experiment.put,
                 limit=config.eval.pictures_from,
             )

@@ -83,6 +83,36 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     }
 
 
+def put_replicated(tree: Any, mesh: Mesh) -> Any:
+    """Puts a tree, which every process has whole, on every device."""
+    sharding = replicated(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    # `device_put` would have the processes compare every array, one by one.
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, sharding, np.asarray(x).__getitem__), tree
+    )
+
+
+def loader_share(mesh: Mesh) -> tuple[int, int]:
+    """Returns which share of every batch this process loads: (index, count).
+
+    The rows of a process follow from where its devices stand in the mesh, which need not be the
+    order of the processes.
+
+    Raises:
+        ConfigError: if the devices of this process are not in the mesh, or not side by side.
+    """
+    owners = [device.process_index for device in mesh.devices.flat]
+    order = list(dict.fromkeys(owners))
+    if len(order) != jax.process_count() or owners != sorted(owners, key=order.index):
+        raise ConfigError(
+            f"the mesh must have all devices of the {jax.process_count()} processes, those of one "
+            f"side by side, got those of processes {owners}: leave config.mesh.devices at 0"
+        )
+    return order.index(jax.process_index()), len(order)
+
+
 def abstract(tree: Any, sharding: NamedSharding) -> Any:
     """Returns shapes, types and sharding of a tree of arrays, without the arrays."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

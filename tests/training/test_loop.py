@@ -136,7 +136,9 @@ def test_a_run_leaves_what_is_promised_and_the_same_command_only_tells_it(
     before = files(directory)
     assert loop.train(tiny_config(), directory, "python train.py --flag") == 0
     told = capsys.readouterr().out
-    assert told == said[said.index(f"finished {directory}") :]
+    identity = said.splitlines(keepends=True)[0]
+    assert identity.startswith("process 0 of 1, ")
+    assert told == identity + said[said.index(f"finished {directory}") :]
     assert files(directory) == before
 
 
@@ -231,11 +233,11 @@ def test_the_order_is_evaluate_save_next_batch_step_and_metrics_come_one_step_la
     record(jax.stages.Compiled, "__call__", lambda *_: "step")
     evaluate = Experiment.evaluate
 
-    def recorded_evaluate(self, state):
+    def recorded_evaluate(self, state, over):
         events.append("evaluate")
         evaluating.append(True)
         try:
-            return evaluate(self, state)
+            return evaluate(self, state, over)
         finally:
             evaluating.clear()
 
