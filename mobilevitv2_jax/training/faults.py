@@ -112,7 +112,7 @@ class Watchdog:
                 return
             quiet = quiet + 1 if fed == self._fed else 0
             fed = self._fed
-        faulthandler.dump_traceback(all_threads=True)
+        faulthandler.dump_traceback(2)  # not sys.stderr: in a notebook it has no file behind it
         sys.stderr.write(
             f"error: no progress for {self._seconds:g} s (config.faults.step_timeout); above is "
             "where each thread stands\n"
