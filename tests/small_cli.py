@@ -3,6 +3,8 @@
 `python tests/small_cli.py [--fault=NAME] train …`
 """
 
+import os
+import signal
 import sys
 import time
 
@@ -11,6 +13,7 @@ import pytest
 from tiny import use_small_model
 
 from mobilevitv2_jax.cli.main import main
+from mobilevitv2_jax.training.experiment import Experiment
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
 
 
@@ -37,6 +40,19 @@ def hang():
         time.sleep(1)
 
 
+def stop_evaluating():
+    """Process 1 gets SIGTERM when an evaluation begins, which takes its time."""
+    evaluate, put = Experiment.evaluate, Experiment.put
+
+    def evaluate_slowly(self, state, over):
+        if jax.process_index() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        Experiment.put = lambda self, batch: time.sleep(0.1) or put(self, batch)
+        return evaluate(self, state, over)
+
+    Experiment.evaluate = evaluate_slowly
+
+
 def forget():
     """Process 1 sees no checkpoint."""
     original = Checkpoints.latest_step
@@ -47,6 +63,7 @@ FAULTS = {
     "fail": lambda: at_step(5, fail),
     "hang": lambda: at_step(5, hang),
     "forget": forget,
+    "stop_evaluating": stop_evaluating,
 }
 
 if __name__ == "__main__":

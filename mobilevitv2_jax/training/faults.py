@@ -23,6 +23,10 @@ FAILED = 70
 """Status of a process of several that failed, and of one that made no progress."""
 
 
+class Stopped(Exception):
+    """An evaluation was cut short by a request to stop."""
+
+
 class StopRequest:
     """While entered, SIGINT (Ctrl-C) and SIGTERM are noted in `signal` instead of ending the run.
 
@@ -37,6 +41,7 @@ class StopRequest:
 
     def __init__(self, several: bool = False) -> None:
         self._several = several
+        self._asked = 0
 
     def __enter__(self) -> StopRequest:
         # Never a handler of SIGTERM beside that of JAX, which tells the other processes: the
@@ -49,12 +54,26 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def reached(self, step: int) -> bool:
-        """Returns whether to stop at this step: every process asks at every step."""
-        if self._several and multihost_utils.reached_preemption_sync_point(step):
+    def reached(self) -> bool:
+        """Returns whether to stop here: every process asks, and equally often."""
+        if not self._several:
+            return self.signal is not None
+        self._asked += 1
+        if multihost_utils.reached_preemption_sync_point(self._asked):
             self.signal = signal.SIGTERM
             return True
-        return self.signal is not None and not self._several
+        return False
+
+    def pass_on(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Passes items on.
+
+        Raises:
+            Stopped: when the run is to stop.
+        """
+        for item in items:
+            if self.reached():
+                raise Stopped
+            yield item
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:

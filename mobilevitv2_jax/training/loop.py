@@ -10,6 +10,8 @@ import contextlib
 import functools
 import time
 import zlib
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import ml_collections
@@ -22,7 +24,7 @@ from mobilevitv2_jax.evaluation.classification import predict
 from mobilevitv2_jax.models import summary
 from mobilevitv2_jax.training import logging, processes, report, run_directory
 from mobilevitv2_jax.training.experiment import open_source, prepare
-from mobilevitv2_jax.training.faults import EXIT_STATUS, StopRequest, Watchdog
+from mobilevitv2_jax.training.faults import EXIT_STATUS, Stopped, StopRequest, Watchdog
 from mobilevitv2_jax.training.mesh import (
     batch_sharding,
     peak_tflops,
@@ -108,7 +110,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             (directory / "summary.txt").write_text(text)
 
         # ---- State: new, or that of the last checkpoint ----------------------------------
-        metadata: dict[str, dict[str, float]] = {"clock": {}}
+        metadata: dict[str, Any] = {"clock": {}}
         if start:
             state, metadata = checkpoints.restore(start, experiment.abstract_state)
             logger.say(f"continuing {directory} at step {start} of {schedule.steps}")
@@ -168,7 +170,9 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
         watchdog = stack.enter_context(Watchdog(config.faults.step_timeout))
         pending: tuple[int, dict[str, jax.Array]] | None = None
         metrics: dict[str, float] = {}
-        clock = logging.Clock(**metadata["clock"])  # type: ignore[arg-type]
+        clock = logging.Clock(**metadata["clock"])
+        # Whether a signal cut the evaluation of this step short: it is made when the run goes on.
+        owed = bool(metadata.get("owed"))
 
         def log(step: int, values: dict[str, jax.Array]) -> None:
             fetched = {f"train/{name}": float(x) for name, x in jax.device_get(values).items()}
@@ -194,25 +198,33 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                 logger.say(logging.console_line(step, fetched, scale, seconds_per_step))
                 logger.write(step, fetched)
 
+        def watched(batches: Iterable) -> Iterable:
+            return stop.pass_on(watchdog.watch(batches))
+
         for step in range(start, schedule.steps + 1):
             watchdog.feed()
-            last, stopping = step == schedule.steps, stop.reached(step)
-            due = step > start and (last or step % eval_every == 0)
+            last, stopping = step == schedule.steps, stop.reached()
+            due = (step > start or owed) and (last or step % eval_every == 0)
             saving = step > start and (last or step % save_every == 0 or due)
             if pending and (due or saving or stopping):
                 log(*pending)
                 pending = None
             with clock.paused():
-                if due or (last and not metrics):
-                    metrics = experiment.evaluate(state, watchdog.watch)
-                    if due:  # if not, a run that died before its results has written them
-                        logger.write(step, metrics)
-                    logger.say(report.evaluation_line(step, metrics))
+                owed = due or (last and not metrics)
+                if owed and not stopping:
+                    try:
+                        metrics = experiment.evaluate(state, watched)
+                    except Stopped:
+                        stopping = True
+                    else:
+                        owed = False
+                        if due:  # if not, a run that died before its results has written them
+                            logger.write(step, metrics)
+                        logger.say(report.evaluation_line(step, metrics))
                     watchdog.feed()
                 if saving or (stopping and step > start):
-                    checkpoints.save(
-                        step, state, {"clock": clock.to_dict()}, metrics if due else None
-                    )
+                    found = metrics if due and not owed else None
+                    checkpoints.save(step, state, {"clock": clock.to_dict(), "owed": owed}, found)
             if last or stopping:
                 break
             with clock.waiting_for_data():
@@ -226,7 +238,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             pending = (step + 1, values)
             clock.tick()
 
-        if stopping and not last:
+        if stopping and (owed or not last):
             checkpoints.close()
             logger.say(f"stopped at step {step} of {schedule.steps}. To continue:\n  {command}")
             return EXIT_STATUS[stop.signal]  # type: ignore[index]

@@ -79,6 +79,9 @@ class Checkpoints:
                 read_only=read_only,
             ),
         )
+        # Whether to stop is asked by the training loop, which counts more than steps; that orbax
+        # asks too, with a count of its own, would have processes agree on a moment that is past.
+        self._manager.reached_preemption = lambda step: False
         if not self.steps():
             strangers = [path.name for path in self.directory.iterdir() if _is_foreign(path)]
             if strangers:

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from mobilevitv2_jax.training import faults
-from mobilevitv2_jax.training.faults import EXIT_STATUS, StopRequest, Watchdog
+from mobilevitv2_jax.training.faults import EXIT_STATUS, Stopped, StopRequest, Watchdog
 
 
 def test_the_exit_statuses_are_those_that_are_promised():
@@ -67,9 +67,11 @@ def test_every_request_starts_without_a_signal(capsys):
 
 def test_a_request_is_reached_at_the_first_step_after_the_signal(capsys):
     with StopRequest() as stop:
-        assert not stop.reached(1)
+        assert not stop.reached()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.reached(2)
+        assert stop.reached()
+        with pytest.raises(Stopped):
+            next(stop.pass_on([1]))
 
 
 def test_of_several_processes_sigterm_is_left_to_jax_and_ctrl_c_becomes_one(monkeypatch, capsys):
@@ -82,9 +84,9 @@ def test_of_several_processes_sigterm_is_left_to_jax_and_ctrl_c_becomes_one(monk
         with StopRequest(several=True) as stop:
             os.kill(os.getpid(), signal.SIGINT)
             assert received == ["SIGTERM"]
-            assert not stop.reached(1)  # the processes have not agreed on a step yet
-            agreed.append(2)
-            assert stop.reached(2)
+            assert not stop.reached()  # the processes have not agreed on a moment yet
+            agreed.append(2)  # the second time that they ask
+            assert stop.reached()
             assert EXIT_STATUS[stop.signal] == 75
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), signal.SIGINT)

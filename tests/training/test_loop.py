@@ -163,6 +163,30 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(straight, tmp_path, monkeyp
     assert read_results(directory, 7) == read_results(straight, 7)
 
 
+@pytest.mark.parametrize("at", [3, 7])
+def test_an_evaluation_that_a_signal_cuts_short_is_made_when_the_run_goes_on(
+    straight, tmp_path, monkeypatch, capsys, at
+):
+    evaluate = Experiment.evaluate
+
+    def interrupted(self, state, over):
+        if state.step == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, state, over)
+
+    config = tiny_config(SMALL)
+    directory = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, "evaluate", interrupted)
+        assert loop.train(config, directory, "") == 75
+    assert f"stopped at step {at} of 7" in capsys.readouterr().out
+    assert not any("eval/top1" in line for line in values(directory) if line["step"] == at)
+    assert loop.train(config, directory, "") == 0
+    assert values(directory) == values(straight)
+    assert leaves(directory, 7, config) == leaves(straight, 7, config)
+    assert read_results(directory, 7) == read_results(straight, 7)
+
+
 def test_lines_after_the_last_checkpoint_of_a_run_that_died_are_written_anew(
     straight, tmp_path, monkeypatch
 ):

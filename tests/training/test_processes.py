@@ -306,6 +306,19 @@ def test_a_stop_signal_to_one_process_stops_all_at_one_step_and_the_same_command
     assert expected == found
 
 
+def test_a_stop_signal_ends_an_evaluation_on_all_processes_and_it_is_made_later(tmp_path):
+    directory = tmp_path / "run"
+    options = ("--config.eval.batch_size=2", "--config.eval.pictures_from=2")
+    with Job(directory, *options, fault="stop_evaluating") as job:
+        job.until("compiled")
+        assert job.statuses(60) == [75, 75]
+        assert "stopped at step 3 of 6" in job.last_lines(0)
+        assert "eval at step 3" not in job.last_lines(0)
+    assert latest(directory) == 3
+    said = train(directory, *options, processes=2)
+    assert "eval at step 3" in said and "eval at step 6" in said
+
+
 def state_small(directory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         use_small_model(monkeypatch)
