@@ -33,6 +33,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 
 FREE_AT_RESUME = (
     "checkpoint.",
+    "faults.",
     "log.",
     "mesh.",
     "profile.",
@@ -118,6 +119,9 @@ def default_config() -> ml_collections.ConfigDict:
     c.mesh.devices = 0  # devices to use; 0 takes all
     c.mesh.fsdp = 1  # devices over which large parameters are split; 1 keeps them whole on each
     c.mesh.fsdp_smallest_bytes = 2**18  # parameters below this size stay whole
+
+    c.faults = ml_collections.ConfigDict()
+    c.faults.step_timeout = 600.0  # seconds without progress that end the run; 0 waits for ever
 
     c.log = ml_collections.ConfigDict()
     c.log.every = "10 steps"  # a duration between console lines
@@ -432,6 +436,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "mesh.devices",
         "mesh.fsdp_smallest_bytes",
         "profile.start",
+        "faults.step_timeout",
     ):
         value = _get(config, key)
         if not 0 <= value < math.inf:

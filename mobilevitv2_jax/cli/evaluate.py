@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from absl import flags as absl_flags
 from etils import epath
 
-from mobilevitv2_jax.cli import flags, help
+from mobilevitv2_jax.cli import flags, help, processes
 from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.training.run_directory import read_config
 
@@ -36,6 +36,7 @@ def run(argv: Sequence[str]) -> int:
     workdir = epath.Path(values.workdir)
     config = read_config(workdir)
 
+    processes.start(values)
     # Here and not above: loading jax takes seconds, and a mistake in the arguments should not.
     from mobilevitv2_jax.training.evaluate import evaluate_run
 
@@ -47,4 +48,5 @@ def _flags() -> absl_flags.FlagValues:
     flags.define(values, "workdir", str, "the directory of a run; required")
     flags.define(values, "step", int, "the step of the checkpoint; default the latest")
     flags.define(values, "best", bool, "the best checkpoint by the run's checkpoint.best_metric")
+    processes.define(values)
     return values

@@ -7,8 +7,9 @@ import logging
 import os
 import pathlib
 import sys
+import traceback
 
-from mobilevitv2_jax.cli import help
+from mobilevitv2_jax.cli import help, processes
 from mobilevitv2_jax.errors import ConfigError, UserError
 from mobilevitv2_jax.models.config import nearest
 
@@ -24,6 +25,9 @@ VERBS = {
 def main(argv: list[str] | None = None) -> None:
     """Runs a verb and exits: one paragraph for what the user can mend, 130 for Ctrl-C.
 
+    What ends one of several processes ends it at once, so that the others end, too; what nobody
+    has foreseen gives status 70 there.
+
     Args:
         argv: the verb and its arguments; those of the process by default.
     """
@@ -33,12 +37,20 @@ def main(argv: list[str] | None = None) -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         status = _dispatch(sys.argv[1:] if argv is None else argv)
+        processes.finish()
     except UserError as error:
         lines = (line.strip() for line in str(error).splitlines())
         sys.stderr.write(f"error: {' '.join(filter(None, lines))}\n")
         status = error.status
     except KeyboardInterrupt:
         status = 130
+    except BaseException:
+        if not processes.started():
+            raise
+        traceback.print_exc()
+        status = 70
+    if processes.started():
+        processes.end(status)
     sys.exit(status)
 
 

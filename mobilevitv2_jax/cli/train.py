@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from absl import flags as absl_flags
 from etils import epath
 
-from mobilevitv2_jax.cli import flags, help
+from mobilevitv2_jax.cli import flags, help, processes
 from mobilevitv2_jax.cli.experiment import define_config, read_experiment
 from mobilevitv2_jax.config import flatten, run_name, validate
 
@@ -43,6 +43,7 @@ def run(argv: Sequence[str]) -> int:
         sys.stdout.write(f"{''.join(lines)}\nwould train in {workdir}; nothing was written\n")
         return 0
 
+    processes.start(values)
     # Here and not above: loading jax takes seconds, and a mistake in the arguments should not.
     from mobilevitv2_jax.training import loop
 
@@ -58,6 +59,7 @@ def _flags() -> absl_flags.FlagValues:
     flags.define(
         values, "dry_run", bool, "print the resolved config and the workdir, and write nothing"
     )
+    processes.define(values)
     return values
 
 
@@ -65,4 +67,4 @@ def _command(argv: Sequence[str]) -> str:
     """Returns the command line that gives these arguments again."""
     program = pathlib.Path(sys.argv[0]).name
     verb = "mobilevitv2 train" if program == "mobilevitv2" else "python train.py"
-    return " ".join([verb, *map(shlex.quote, argv)])
+    return " ".join([verb, *map(shlex.quote, processes.without(argv))])

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from mobilevitv2_jax.evaluation.metrics import Sums, means
 from mobilevitv2_jax.evaluation.step import EvaluationStep
@@ -56,7 +57,7 @@ def evaluate(
         for prefix, sums in totals.items()
         for name, value in means(sums).items()
     }
-    return metrics, corrupt
+    return metrics, int(multihost_utils.process_allgather(np.int32(corrupt)).sum())
 
 
 @jax.jit
@@ -91,12 +92,16 @@ def predict(
     """Returns the first `limit` examples of the batches with the model's outputs."""
     parts: list[tuple[Any, ...]] = []
     for batch in batches:
-        _, outputs = step(
-            parameters, statistics, put({name: batch[name] for name in ("image", "label", "mask")})
-        )
-        keep = batch["mask"] > 0
-        part = (batch["image"], batch["label"], jax.device_get(outputs))
-        parts.append(tuple(array[keep] for array in part))
+        arrays = put({name: batch[name] for name in ("image", "label", "mask")})
+        _, outputs = step(parameters, statistics, arrays)
+        # Of several processes each has loaded some of the rows: all of them are fetched again,
+        # in the order of the outputs, so that every process counts the same and stops together.
+        mask, *part = _fetch((arrays["mask"], arrays["image"], arrays["label"], outputs))
+        parts.append(tuple(array[mask > 0] for array in part))
         if sum(len(labels) for _, labels, _ in parts) >= limit:
             break
     return Predictions(*(np.concatenate(column)[:limit] for column in zip(*parts, strict=True)))
+
+
+def _fetch(tree: Any) -> Any:
+    return multihost_utils.process_allgather(tree, tiled=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 
+import jax
 import ml_collections
 from etils import epath
 
 from mobilevitv2_jax.errors import ConfigError
-from mobilevitv2_jax.training import report, run_directory
+from mobilevitv2_jax.training import logging, processes, report, run_directory
 from mobilevitv2_jax.training.experiment import prepare
+from mobilevitv2_jax.training.faults import Watchdog
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
 
 
@@ -34,6 +36,7 @@ def evaluate_run(
     Raises:
         ConfigError: if there is no such checkpoint.
     """
+    logging.say(report.identity())
     saved = epath.Path(directory) / "checkpoints"
     if not saved.exists():
         raise ConfigError(f"{directory} has no checkpoint yet: let the training run until it saves")
@@ -43,11 +46,14 @@ def evaluate_run(
         if step not in checkpoints.steps():
             kept = ", ".join(map(str, checkpoints.steps())) or "none"
             raise ConfigError(f"{directory} keeps no checkpoint of step {step}; it has {kept}")
+        processes.check_same("the step to evaluate", step)
         experiment = prepare(config)
         state, _ = checkpoints.restore(step, experiment.abstract_state)
-    metrics = experiment.evaluate(state)
-    run_directory.write_results(directory, step, metrics)
-    sys.stdout.write(report.results_table(step, metrics) + "\n")
+    with Watchdog(config.faults.step_timeout) as watchdog:
+        metrics = experiment.evaluate(state, watchdog.watch)
+    if jax.process_index() == 0:
+        run_directory.write_results(directory, step, metrics)
+        logging.say(report.results_table(step, metrics))
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from mobilevitv2_jax.models.functional import Graphs, split
 from mobilevitv2_jax.training.mesh import (
     abstract,
     check_batch_size,
+    loader_share,
     make_mesh,
     put_batch,
     replicated,
@@ -42,6 +43,7 @@ class Experiment:
         config: the resolved experiment.
         task: what is particular to classification or segmentation.
         mesh: the devices.
+        share: which share of every batch this process loads: (index, count).
         eval_source: the held-out set.
         model: the model's configuration, with the classes of the data.
         abstract_model: the model without its weights.
@@ -53,6 +55,7 @@ class Experiment:
     config: ml_collections.ConfigDict
     task: Task
     mesh: jax.sharding.Mesh
+    share: tuple[int, int]
     eval_source: Source
     model: MobileViTV2Config
     abstract_model: nnx.Module
@@ -88,23 +91,26 @@ class Experiment:
             self.eval_source,
             self.task.evaluation_transform(self.config),
             batch_size=self.config.eval.batch_size,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=self.share[0],
+            process_count=self.share[1],
             workers=self.config.data.workers,
             threads=self.config.data.threads,
         )
 
-    def evaluate(self, state: TrainState) -> dict[str, float]:
+    def evaluate(
+        self, state: TrainState, over: Callable[[Iterable], Iterable] = iter
+    ) -> dict[str, float]:
         """Returns the metrics of a state, raw ("eval/…") and averaged ("eval_ema/…").
 
-        A segmentation's are "eval_squashed/…" and "eval_ema_squashed/…".
+        A segmentation's are "eval_squashed/…" and "eval_ema_squashed/…". The batches are taken
+        through `over`, which may watch them go by.
         """
         weights: Weights = {
             "eval" + self.task.suffix: (state.parameters, state.statistics),
             "eval_ema" + self.task.suffix: (state.ema_parameters, state.ema_statistics),
         }
         with self.eval_batches() as batches:
-            metrics, corrupt = evaluate(self.evaluation_step, weights, batches, self.put)
+            metrics, corrupt = evaluate(self.evaluation_step, weights, over(batches), self.put)
         return {**metrics, "eval/corrupt": float(corrupt)} if corrupt else metrics
 
 
@@ -122,6 +128,7 @@ def prepare(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh | None = 
     parts = config.optimizer.accumulation_steps
     check_batch_size("data.batch_size", config.data.batch_size, mesh, parts)
     check_batch_size("eval.batch_size", config.eval.batch_size, mesh)
+    share = loader_share(mesh)
     task = find_task(config)
     source = open_source(config, config.data.eval_split)
     labels = dict(enumerate(source.class_names))
@@ -138,7 +145,7 @@ def prepare(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh | None = 
     abstract_model = nnx.eval_shape(build)
     graphs, _, _ = split(abstract_model)
     return Experiment(
-        config, task, mesh, source, model, abstract_model, graphs, optimizer, initial_state
+        config, task, mesh, share, source, model, abstract_model, graphs, optimizer, initial_state
     )
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -16,16 +18,16 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from mobilevitv2_jax.config import Duration
+from mobilevitv2_jax.config import Duration, to_json
 from mobilevitv2_jax.data.loader import train_batches
 from mobilevitv2_jax.errors import ConfigError, NonFiniteError
 from mobilevitv2_jax.evaluation.classification import predict
 from mobilevitv2_jax.files import write_whole
 from mobilevitv2_jax.models import summary
-from mobilevitv2_jax.training import logging, report, run_directory
+from mobilevitv2_jax.training import logging, processes, report, run_directory
 from mobilevitv2_jax.training.experiment import open_source, prepare
-from mobilevitv2_jax.training.faults import EXIT_STATUS, StopRequest
-from mobilevitv2_jax.training.mesh import all_processes, peak_tflops, replicated
+from mobilevitv2_jax.training.faults import EXIT_STATUS, Stopped, StopRequest, Watchdog
+from mobilevitv2_jax.training.mesh import all_processes, peak_tflops, put_state, replicated
 from mobilevitv2_jax.training.out_of_memory import OutOfMemory
 from mobilevitv2_jax.training.profiling import ProfilerWindow
 from mobilevitv2_jax.training.program import lower_train_step
@@ -51,13 +53,17 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
         NonFiniteError: if `optimizer.max_skipped` steps in a row were not finite.
     """
     # ---- Devices, data and model ---------------------------------------------------------
+    logging.say(report.identity())
     experiment = prepare(config)
     mesh, task = experiment.mesh, experiment.task
     source = open_source(config, config.data.train_split)
     schedule = Schedule.from_config(config, len(source))
     wandb = load_wandb(config)
+    is_first = jax.process_index() == 0
+    processes.check_same("the checksum of their config", zlib.crc32(to_json(config).encode()) >> 1)
     # Written to only now: a config that cannot run must not leave its run directory behind.
-    directory = run_directory.open_run(config, workdir)
+    directory = run_directory.open_run(config, workdir) if is_first else epath.Path(workdir)
+    processes.check_shared(directory)
     steps = functools.partial(
         Duration.steps, examples=len(source), batch_size=config.data.batch_size
     )
@@ -73,7 +79,6 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
         tflop_per_image=3 * 2 * table.macs / 1e12,
         peak_tflops=peak_tflops(mesh),
     )
-    is_first = jax.process_index() == 0
 
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(
@@ -86,6 +91,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             )
         )
         start = checkpoints.latest_step() or 0
+        processes.check_same("their latest checkpoint", start)
         if start > schedule.steps:
             raise ConfigError(
                 f"config.schedule.total is {schedule.steps} steps, but {directory} has been "
@@ -118,11 +124,11 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             run_directory.check_data(metadata["data"], source.fingerprint, config)
             logger.say(f"continuing {directory} at step {start} of {schedule.steps}")
         else:
-            state = jax.device_put(experiment.initial_state(), experiment.state_shardings)
+            state = put_state(experiment.initial_state(), experiment.state_shardings)
             logger.say(f"starting {directory}: {schedule.steps} steps")
 
         # ---- Compile ---------------------------------------------------------------------
-        key = jax.device_put(jax.random.key(config.seed), replicated(mesh))
+        key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
         began = time.perf_counter()
         lowered = lower_train_step(experiment, schedule)
         traced = time.perf_counter()
@@ -143,18 +149,21 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                 batch_size=config.data.batch_size,
                 seed=config.seed,
                 start_step=start,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
+                process_index=experiment.share[0],
+                process_count=experiment.share[1],
                 workers=config.data.workers,
                 threads=config.data.threads,
             )
         )
-        stop = stack.enter_context(StopRequest())
+        stop = stack.enter_context(StopRequest(processes.started()))
+        watchdog = stack.enter_context(Watchdog(config.faults.step_timeout))
         profiler = ProfilerWindow(config, directory, logger.say, active=is_first)
         stack.callback(profiler.close)
         pending: tuple[int, dict[str, jax.Array], np.ndarray] | None = None
         metrics: dict[str, float] = {}
         clock = logging.Clock(**metadata["clock"])
+        # Whether a signal cut the evaluation of this step short: it is made when the run goes on.
+        owed = bool(metadata.get("owed"))
 
         def log(step: int, values: dict[str, jax.Array], examples: np.ndarray) -> None:
             fetched = {f"train/{name}": float(x) for name, x in jax.device_get(values).items()}
@@ -184,30 +193,46 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                 logger.say(logging.console_line(step, fetched, scale, seconds_per_step))
                 logger.write(step, fetched)
 
+        def watched(batches: Iterable) -> Iterable:
+            return stop.pass_on(watchdog.watch(batches))
+
         for step in range(start, schedule.steps + 1):
-            last, stopping = step == schedule.steps, stop.signal is not None
-            due = step > start and (last or step % eval_every == 0)
+            watchdog.feed()
+            last, stopping = step == schedule.steps, stop.reached()
+            due = (step > start or owed) and (last or step % eval_every == 0)
             saving = step > start and (last or step % save_every == 0 or due)
             if pending and (due or saving or stopping):
                 log(*pending)
                 pending = None
             with clock.paused():
-                if due or (last and not metrics):
-                    metrics = experiment.evaluate(state)
-                    if due:  # if not, a run that died before its results has written them
-                        logger.write(step, metrics)
-                    logger.say(report.evaluation_line(step, metrics))
+                owed = due or (last and not metrics)
+                if owed and not stopping:
+                    try:
+                        metrics = experiment.evaluate(state, watched)
+                    except Stopped:
+                        stopping = True
+                    else:
+                        owed = False
+                        if due:  # if not, a run that died before its results has written them
+                            logger.write(step, metrics)
+                        logger.say(report.evaluation_line(step, metrics))
+                    watchdog.feed()
                 if saving or (stopping and step > start):
-                    metadata = {"clock": clock.to_dict(), "data": source.fingerprint}
-                    checkpoints.save(step, state, metadata, metrics if due else None)
+                    metadata = {
+                        "clock": clock.to_dict(),
+                        "data": source.fingerprint,
+                        "owed": owed,
+                    }
+                    found = metrics if due and not owed else None
+                    checkpoints.save(step, state, metadata, found)
                     logger.publish()
                 profiler.turn(None if last or stopping else step + 1, state)
             if last or stopping:
                 break
             with clock.waiting_for_data():
                 batch = next(batches)
+            arrays = experiment.put({name: batch[name] for name in ("image", "label")})
             with jax.transfer_guard("disallow"):
-                arrays = experiment.put({name: batch[name] for name in ("image", "label")})
                 state, values = compiled_step(state, arrays, key)
             # Invariant: the metrics of a step are fetched while the next one runs.
             if pending:
@@ -215,10 +240,10 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             pending = (step + 1, values, batch["index"])
             clock.tick()
 
-        if stop.signal and not last:
+        if stopping and (owed or not last):
             checkpoints.close()
             logger.say(f"stopped at step {step} of {schedule.steps}. To continue:\n  {command}")
-            return EXIT_STATUS[stop.signal]
+            return EXIT_STATUS[stop.signal]  # type: ignore[index]
 
         # ---- Results ---------------------------------------------------------------------
         with experiment.eval_batches() as eval_batches:
@@ -226,7 +251,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                 experiment.evaluation_step,
                 state.ema_parameters,
                 state.ema_statistics,
-                eval_batches,
+                watchdog.watch(eval_batches),
                 experiment.put,
                 limit=config.eval.pictures_from,
             )

@@ -129,6 +129,39 @@ def all_processes(rows: np.ndarray) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(rows, tiled=True))
 
 
+def put_state(tree: Any, shardings: Any) -> Any:
+    """Puts a tree, which every process has whole, on the devices."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+    # `device_put` would have the processes compare every array, one by one.
+    return jax.tree.map(
+        lambda x, sharding: jax.make_array_from_callback(
+            x.shape, sharding, np.asarray(x).__getitem__
+        ),
+        tree,
+        shardings,
+    )
+
+
+def loader_share(mesh: Mesh) -> tuple[int, int]:
+    """Returns which share of every batch this process loads: (index, count).
+
+    The rows of a process follow from where its devices stand in the mesh, which need not be the
+    order of the processes.
+
+    Raises:
+        ConfigError: if the devices of this process are not in the mesh, or not side by side.
+    """
+    owners = [device.process_index for device in mesh.devices.flat]
+    order = list(dict.fromkeys(owners))
+    if len(order) != jax.process_count() or owners != sorted(owners, key=order.index):
+        raise ConfigError(
+            f"the mesh must have all devices of the {jax.process_count()} processes, those of one "
+            f"side by side, got those of processes {owners}: leave config.mesh.devices at 0"
+        )
+    return order.index(jax.process_index()), len(order)
+
+
 def abstract(tree: Any, shardings: Any) -> Any:
     """Returns shapes, types and shardings of a tree of arrays, without the arrays.
 

@@ -28,14 +28,21 @@ NAMES = {
 """How metrics are called in tables and lines, in the order in which they are shown."""
 
 
-def introduction(model: MobileViTV2Config, mesh: Mesh, train: Source, held_out: Source) -> str:
-    """Returns the first lines of a run: where it runs, and on what."""
-    kind = mesh.devices.flat[0].device_kind
+def identity() -> str:
+    """Returns the first line of every process: which of how many it is, and all the devices."""
+    devices = jax.devices()
     return (
-        f"process {jax.process_index()} of {jax.process_count()}, {mesh.size} x {kind}, "
-        f"jax {jax.__version__}\n"
+        f"process {jax.process_index()} of {jax.process_count()}, "
+        f"{len(devices)} x {devices[0].device_kind}, jax {jax.__version__}"
+    )
+
+
+def introduction(model: MobileViTV2Config, mesh: Mesh, train: Source, held_out: Source) -> str:
+    """Returns the line that tells what a run trains, and on what."""
+    devices = f"{mesh.size} device{'s' * (mesh.size > 1)}"
+    return (
         f"MobileViTV2 width {model.width_multiplier:g}, {model.num_labels} classes, "
-        f"{model.dtype}; {train.name}: {len(train):,} images to train on, "
+        f"{model.dtype}, on {devices}; {train.name}: {len(train):,} images to train on, "
         f"{len(held_out):,} held out"
     )
 

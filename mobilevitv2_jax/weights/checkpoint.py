@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mobilevitv2_jax.errors import CheckpointError
@@ -80,12 +81,16 @@ class Checkpoints:
         self._writing: threading.Thread | None = None
         self._failure: Exception | None = None
         self.directory = epath.Path(directory).resolve()  # orbax takes absolute paths only
-        self._damaged = self._examine(tell)
-        if self._damaged and not read_only:
+        self._damaged: dict[int, str] = {}
+        if read_only or jax.process_index() == 0:
+            self._damaged = self._examine(tell)
+        if not read_only:
             # Before orbax reads the directory, for it stumbles over a damaged file.
             for step in list(self._damaged):
                 tell(f"moved step {step} to {self._set_aside(step)}")
                 del self._damaged[step]
+            if jax.process_count() > 1:
+                multihost_utils.sync_global_devices("damaged checkpoints have been moved")
         policies = [
             preservation_policy.LatestN(keep_latest),
             # Without best_fn below, orbax would not write the metrics, and forget at a restart
@@ -111,6 +116,9 @@ class Checkpoints:
                 read_only=read_only,
             ),
         )
+        # Whether to stop is asked by the training loop, which counts more than steps; that orbax
+        # asks too, with a count of its own, would have processes agree on a moment that is past.
+        self._manager.reached_preemption = lambda step: False
         if not self.steps():
             strangers = [path.name for path in self.directory.iterdir() if _is_foreign(path)]
             if strangers:

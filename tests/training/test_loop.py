@@ -138,7 +138,9 @@ def test_a_run_leaves_what_is_promised_and_the_same_command_only_tells_it(
     before = files(directory)
     assert loop.train(tiny_config(), directory, "python train.py --flag") == 0
     told = capsys.readouterr().out
-    assert told == said[said.index(f"finished {directory}") :]
+    identity = said.splitlines(keepends=True)[0]
+    assert identity.startswith("process 0 of 1, ")
+    assert told == identity + said[said.index(f"finished {directory}") :]
     assert files(directory) == before
 
 
@@ -188,6 +190,30 @@ def test_a_trace_of_the_steps_asked_for_opens_and_changes_no_bit_over_a_resume(
         assert any("train_step" in str(name) for name in names)
     assert leaves(directory, 7, config) == leaves(straight, 7, config)
     assert values(directory) == values(straight)
+
+
+@pytest.mark.parametrize("at", [3, 7])
+def test_an_evaluation_that_a_signal_cuts_short_is_made_when_the_run_goes_on(
+    straight, tmp_path, monkeypatch, capsys, at
+):
+    evaluate = Experiment.evaluate
+
+    def interrupted(self, state, over):
+        if state.step == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self, state, over)
+
+    config = tiny_config(SMALL)
+    directory = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, "evaluate", interrupted)
+        assert loop.train(config, directory, "") == 75
+    assert f"stopped at step {at} of 7" in capsys.readouterr().out
+    assert not any("eval/top1" in line for line in values(directory) if line["step"] == at)
+    assert loop.train(config, directory, "") == 0
+    assert values(directory) == values(straight)
+    assert leaves(directory, 7, config) == leaves(straight, 7, config)
+    assert read_results(directory, 7) == read_results(straight, 7)
 
 
 def test_lines_after_the_last_checkpoint_of_a_run_that_died_are_written_anew(
@@ -260,11 +286,11 @@ def test_the_order_is_evaluate_save_next_batch_step_and_metrics_come_one_step_la
     record(jax.stages.Compiled, "__call__", lambda *_: "step")
     evaluate = Experiment.evaluate
 
-    def recorded_evaluate(self, state):
+    def recorded_evaluate(self, state, over):
         events.append("evaluate")
         evaluating.append(True)
         try:
-            return evaluate(self, state)
+            return evaluate(self, state, over)
         finally:
             evaluating.clear()
 
