@@ -1,7 +1,7 @@
 """The training step of a TPU pod, compiled without the pod: what it needs, and how fast it can be.
 
 The compiler is that of the pod itself (libtpu). What it says of memory, collectives and arithmetic
-is what would run there; times are bounds from the chip's published peaks, not measurements.
+is what would run there; times are its counts over the chip's published peaks, not measurements.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ class Report:
         temporaries: bytes per chip that live during the step.
         program: bytes per chip of the program itself.
         flops: arithmetic operations per step and chip.
-        traffic: bytes per step and chip that operations read and write.
+        traffic: bytes per step and chip that operations read and write, as the compiler counts
+            them: some of it may stay in the chip's own, faster memory.
         collectives: (kind, number, bytes of the results) of each kind.
         grouped: number of grouped convolutions: what depthwise ones are, unless they are shifts.
         parts: that a batch is taken in, one after the other in a loop. Compilers count a loop
@@ -137,7 +138,6 @@ class Report:
         )
 
 
-_SIZES = {"pred": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8}
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 
 
@@ -155,10 +155,9 @@ def collectives(text: str) -> tuple[tuple[str, int, int], ...]:
 
 
 def _shape_bytes(text: str) -> Iterator[int]:
-    for kind, dimensions in re.findall(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]", text):
-        bits = re.sub(r"\D", "", kind)
-        size = _SIZES.get(kind) or int(bits) / 8
-        yield round(size * math.prod(map(int, filter(None, dimensions.split(",")))))
+    for bits, dimensions in re.findall(r"\b(?:pred|[a-z]+(\d+))\[([\d,]*)\]", text):
+        size = int(bits) // 8 if bits else 1
+        yield size * math.prod(map(int, filter(None, dimensions.split(","))))
 
 
 def analyze(compiled: jax.stages.Compiled, experiment: Experiment) -> Report:
