@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import sys
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +19,7 @@ from mobilevitv2_jax.errors import ConfigError
 SHUTDOWN_SECONDS = 60
 """How long a process that is done waits for the others."""
 
-_PATIENCE = 10.0  # seconds in which a file of one host must show on the others
+_PATIENCE = 10.0  # seconds in which the others must be there, and a file of one host show on all
 
 
 def start(arguments: Mapping[str, Any], promised: int | None) -> None:
@@ -30,6 +32,12 @@ def start(arguments: Mapping[str, Any], promised: int | None) -> None:
     Raises:
         ConfigError: if the others are not found, or are not as many as promised.
     """
+    # Said while it waits: JAX itself gives up after 300 s with an abort that names no address.
+    place = arguments.get("coordinator_address", "the place that the launcher names")
+    text = f"still waiting for the other processes, at {place}: is every one of them started?\n"
+    waiting = threading.Timer(_PATIENCE, sys.stderr.write, [text])
+    waiting.daemon = True
+    waiting.start()
     # Invariant: before any other call of JAX, which would start a backend of this process alone.
     try:
         jax.distributed.initialize(**arguments, shutdown_timeout_seconds=SHUTDOWN_SECONDS)
@@ -40,6 +48,8 @@ def start(arguments: Mapping[str, Any], promised: int | None) -> None:
         ) from error
     except RuntimeError as error:
         raise ConfigError(f"this process could not join the others: {error}") from error
+    finally:
+        waiting.cancel()
     found = jax.process_count()
     if promised not in (None, found):
         raise ConfigError(

@@ -28,7 +28,7 @@ SMALL = "tests/small_cli.py"
 
 pytestmark = pytest.mark.slow
 
-# All devices; and an evaluation batch that divides neither the 360 examples nor by chance.
+# All devices, and an evaluation batch that does not divide the 360 examples.
 FLAGS = [
     f"--config.{key}={value}"
     for key, value in {**VALUES, "mesh.devices": 0, "eval.batch_size": 100}.items()
@@ -92,7 +92,7 @@ class Job:
                 process.kill()
             process.wait()
 
-    def until(self, text, timeout=300):
+    def until(self, text, timeout=600):
         """Waits until process 0 says a text."""
         deadline = time.monotonic() + timeout
         while not any(text in line for line in self.said[0]):
