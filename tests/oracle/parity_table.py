@@ -49,8 +49,8 @@ def measure(cases: list[Case], file: pathlib.Path, double: bool) -> dict[str, fl
     return {case.name: max(found[case.name]["errors"].values()) for case in cases}
 
 
-def table(cases: list[Case], largest: dict[str, float]) -> str:
-    """Returns a Markdown table for each peer and task; "-" is what was not measured."""
+def table(cases: list[Case], largest: dict[str, float], unit: float) -> str:
+    """Returns a Markdown table for each peer and task, in a unit; "-" was not measured."""
     lines = []
     for peer, task in dict.fromkeys((case.peer, case.task) for case in cases):
         rows = sorted({case.width for case in cases if (case.peer, case.task) == (peer, task)})
@@ -64,7 +64,9 @@ def table(cases: list[Case], largest: dict[str, float]) -> str:
             cells = []
             for size in SIZES:
                 names = (Case(width, size, stride, peer, task).name for stride in STRIDES)
-                values = [f"{largest[name]:.1e}" if name in largest else "-" for name in names]
+                values = [
+                    f"{largest[name] / unit:.1f}" if name in largest else "-" for name in names
+                ]
                 cells.append(" / ".join(values))
             lines.append(f"| {width} | " + " | ".join(cells) + " |")
     return "\n".join(lines).strip()
@@ -99,9 +101,10 @@ def main() -> None:
 
     packages = {"torch": torch, "transformers": transformers, "timm": timm, "jax": jax}
     versions = ", ".join(f"{name} {module.__version__}" for name, module in packages.items())
-    print(table(cases, largest))
+    unit = 1e-15 if options.double else 1e-6
+    print(table(cases, largest, unit))
     print(
-        f"\n{len(cases)} cases, largest {max(largest.values()):.1e}; "
+        f"\nIn units of {unit:.0e}: {len(cases)} cases, largest {max(largest.values()):.1e}; "
         f"{datetime.date.today()}, {platform.machine()} CPU, {versions}"
     )
 
