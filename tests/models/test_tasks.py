@@ -223,6 +223,7 @@ def test_half_precision_computes_in_that_type_and_keeps_float32_parameters(
     assert {x.dtype for x in functional.arrays(model)[0].values()} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_gradients_reach_every_parameter(make_model, images):
     # As convolutions, depthwise layers compile sooner.
     graphs, parameters, statistics = functional.split(make_model(depthwise="convolution"))

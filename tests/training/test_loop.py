@@ -165,6 +165,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(straight, tmp_path, monkeyp
     assert read_results(directory, 7) == read_results(straight, 7)
 
 
+@pytest.mark.slow
 def test_a_trace_of_the_steps_asked_for_opens_and_changes_no_bit_over_a_resume(
     straight, tmp_path, monkeypatch, capsys
 ):

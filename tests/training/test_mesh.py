@@ -297,6 +297,7 @@ def test_four_devices_take_the_step_of_one():
     assert found["statistics"] <= 1e-6
 
 
+@pytest.mark.slow
 def test_eight_devices_with_split_parameters_take_the_step_of_one(eight):
     found = eight["step"]
     # Three kernels, their momenta and their averages: of each, a device holds a fourth.
@@ -307,6 +308,7 @@ def test_eight_devices_with_split_parameters_take_the_step_of_one(eight):
     assert found["statistics"] <= 1e-6
 
 
+@pytest.mark.slow
 def test_batch_norm_sees_the_whole_batch_or_its_groups_on_any_number_of_devices(eight):
     found = eight["statistics"]
     assert found["whole"] <= 1e-6
@@ -314,6 +316,7 @@ def test_batch_norm_sees_the_whole_batch_or_its_groups_on_any_number_of_devices(
     assert found["shard"] >= 1e-2  # of a BatchNorm over each device's own two images
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_eight_devices_is_restored_bit_by_bit_on_one_and_then_on_four(
     eight, checkpoints_of_eight, monkeypatch
 ):

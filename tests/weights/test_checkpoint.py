@@ -287,6 +287,7 @@ with t.Checkpoints(sys.argv[1], best_metric="top1") as checkpoints:
 """
 
 
+@pytest.mark.slow
 def test_a_write_that_fails_ends_the_run_and_older_steps_stay_whole(directory):
     run = subprocess.run(
         [sys.executable, "-c", FULL_DISK, directory],
