@@ -51,7 +51,8 @@ def test_a_picture_of_the_promised_size_is_written(tmp_path, count):
     save_predictions(path, found, tuple("0123456789"), "title", columns=4, rows=2)
     with Image.open(path) as picture:
         assert picture.format == "PNG"
-        assert picture.size == (600, 440)  # 1.5 x 4 inches by 1.9 x 2 + 0.6, at 100 dots
+        # 1.5 x 4 inches by 1.9 x 2 + 0.6, at 100 dots; versions of matplotlib round differently.
+        assert picture.width == 600 and picture.height in (439, 440)
         shown = np.asarray(picture.convert("RGB"))
     # Something is drawn below the title if, and only if, there is something to show.
     assert (shown[60:] != 255).any() == (count > 0)
