@@ -124,6 +124,7 @@ def test_bounds_are_the_amounts_over_the_peaks():
     assert "images/s" not in in_parts
 
 
+@pytest.mark.slow
 def test_the_report_is_that_of_the_compiled_step(a_cpu_for_a_pod, capsys, monkeypatch):
     reports = []
     original = pod.analyze

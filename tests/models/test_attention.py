@@ -68,6 +68,7 @@ def test_pixels_of_a_patch_do_not_see_each_other():
     assert np.abs(before[:, :, 0] - after[:, :, 0]).max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "kind"),
     [

@@ -144,7 +144,7 @@ def test_a_run_leaves_what_is_promised_and_the_same_command_only_tells_it(
     assert files(directory) == before
 
 
-@pytest.mark.parametrize("at", [4, 6])
+@pytest.mark.parametrize("at", [4, pytest.param(6, marks=pytest.mark.slow)])
 def test_an_interrupted_run_goes_on_to_the_same_bits(straight, tmp_path, monkeypatch, capsys, at):
     config = tiny_config(SMALL)
     directory = tmp_path / "run"
@@ -193,7 +193,7 @@ def test_a_trace_of_the_steps_asked_for_opens_and_changes_no_bit_over_a_resume(
     assert values(directory) == values(straight)
 
 
-@pytest.mark.parametrize("at", [3, 7])
+@pytest.mark.parametrize("at", [pytest.param(3, marks=pytest.mark.slow), 7])
 def test_an_evaluation_that_a_signal_cuts_short_is_made_when_the_run_goes_on(
     straight, tmp_path, monkeypatch, capsys, at
 ):
