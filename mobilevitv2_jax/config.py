@@ -345,14 +345,19 @@ def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
     config[last] = value
 
 
+def allowed_changes(config: ml_collections.ConfigDict) -> list[str]:
+    """Returns the keys and groups that `checkpoint.allow_changes` names."""
+    names = (config.checkpoint.allow_changes or "").split(",")
+    return [name.strip() for name in names if name.strip()]
+
+
 def differences(saved: ml_collections.ConfigDict, wanted: ml_collections.ConfigDict) -> list[str]:
     """Returns `key: saved -> wanted` for each key that may not change when a run continues.
 
     `checkpoint.allow_changes` of the wanted config (keys or groups, separated by commas) and
     the keys of `FREE_AT_RESUME` are passed over.
     """
-    allowed = (wanted.checkpoint.allow_changes or "").split(",")
-    free = (*FREE_AT_RESUME, *(key.strip() for key in allowed if key.strip()))
+    free = (*FREE_AT_RESUME, *allowed_changes(wanted))
     before, after = flatten(saved), flatten(wanted)
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"

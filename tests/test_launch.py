@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from tiny import VALUES
+from tiny import tiny_flags
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 LOCAL = [sys.executable, "launch/local.py"]
@@ -149,11 +149,10 @@ def test_slurm_trains_and_a_preempted_job_is_requeued_and_goes_on(tmp_path):
         "STUBS": str(tmp_path),
         "SLURM_JOB_ID": job,
     }
-    values = {**VALUES, "mesh.devices": 0, "schedule.total": "300 steps"}
+    values = {"mesh.devices": 0, "schedule.total": "300 steps"}
     values |= {"eval.every": "300 steps", "checkpoint.every": "300 steps", "log.every": "10 steps"}
-    flags = [f"--config.{key}={value}" for key, value in values.items()]
     # The values of a run must survive the shell: some have spaces and brackets.
-    words = ["launch/slurm.sh", "--workdir", str(tmp_path / "run"), *flags]
+    words = ["launch/slurm.sh", "--workdir", str(tmp_path / "run"), *tiny_flags(values)]
 
     def submit():
         return subprocess.Popen(

@@ -42,6 +42,11 @@ def tiny_config(changes=None):
     return config.lock()
 
 
+def tiny_flags(changes=None):
+    """Returns the options that make of `configs/digits.py` the same experiment."""
+    return [f"--config.{key}={value}" for key, value in {**VALUES, **(changes or {})}.items()]
+
+
 class SmallModel(nnx.Module):
     """Two convolutions, two BatchNorms, dropout and a classifier: compiles in a second or two.
 

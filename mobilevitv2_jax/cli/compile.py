@@ -29,10 +29,8 @@ if the program does not fit a chip. Needs pip install 'mobilevitv2-jax[tpu-compi
 def run(argv: Sequence[str]) -> int:
     """Runs the verb with its arguments and returns the exit status."""
     values = _flags()
-    if help.wanted(argv):
-        sys.stdout.write(help.render(USAGE, values))
+    if not help.parse(USAGE, values, argv):
         return 0
-    flags.parse(values, argv)
     if not values.topology:
         raise ConfigError("--topology is required: the chips to compile for, such as v5e:16x16")
     config = read_experiment(values).config

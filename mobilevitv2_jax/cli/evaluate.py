@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from absl import flags as absl_flags
@@ -25,10 +24,8 @@ Evaluates a checkpoint of a run on the held-out data of its config.
 def run(argv: Sequence[str]) -> int:
     """Runs the verb with its arguments and returns the exit status."""
     values = _flags()
-    if help.wanted(argv):
-        sys.stdout.write(help.render(USAGE, values))
+    if not help.parse(USAGE, values, argv):
         return 0
-    flags.parse(values, argv)
     if not values.workdir:
         raise ConfigError("--workdir is required: the directory of a run, such as runs/digits")
     if values.step is not None and values.best:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Sequence
 
@@ -19,6 +20,22 @@ _WIDTH = 100
 def wanted(argv: Sequence[str]) -> bool:
     """Returns whether the arguments ask for help."""
     return not {"-h", "-help", "--help"}.isdisjoint(argv)
+
+
+def parse(usage: str, values: absl_flags.FlagValues, argv: Sequence[str]) -> bool:
+    """Reads a verb's arguments into its flags, or prints its help where they ask for that.
+
+    Returns:
+        Whether the verb is to go on.
+
+    Raises:
+        ConfigError: for arguments that cannot be read.
+    """
+    if wanted(argv):
+        sys.stdout.write(render(usage, values))
+        return False
+    flags.parse(values, argv)
+    return True
 
 
 def render(usage: str, values: absl_flags.FlagValues) -> str:

@@ -28,10 +28,8 @@ multiply-accumulates of each stage, a batch's entries, memory, shardings and the
 def run(argv: Sequence[str]) -> int:
     """Runs the verb with its arguments and returns the exit status."""
     values = _flags()
-    if help.wanted(argv):
-        sys.stdout.write(help.render(USAGE, values))
+    if not help.parse(USAGE, values, argv):
         return 0
-    flags.parse(values, argv)
     if values.workdir:
         others = [name for name in flags.given(values) if name != "workdir"]
         if others:

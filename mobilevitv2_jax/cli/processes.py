@@ -10,10 +10,12 @@ from typing import Any
 
 from absl import flags as absl_flags
 
+from mobilevitv2_jax.arguments import without as without_options
 from mobilevitv2_jax.cli import flags
 from mobilevitv2_jax.errors import ConfigError
 
 _EXPLICIT = ("coordinator", "num_processes", "process_id")
+_OPTIONS = ["--" + name.replace("_", "-") for name in _EXPLICIT]
 
 _HEARTBEAT_SECONDS = 30
 
@@ -95,25 +97,18 @@ def without(argv: Sequence[str]) -> list[str]:
 
     The launcher gives them anew, with another port, when the same command is started again.
     """
-    words = iter(argv)
-    kept = []
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if name.removeprefix("--").replace("-", "_") not in _EXPLICIT:
-            kept.append(word)
-        elif not equals:
-            next(words, None)  # its value stands apart
-    return kept
+    return without_options(argv, _OPTIONS)
 
 
 def _check_explicit(given: Mapping[str, Any], distributed: bool | None) -> tuple[str, int, int]:
-    options = ["--" + name.replace("_", "-") for name in _EXPLICIT]
     if distributed is not None:
-        raise ConfigError(f"--distributed and {options[0]} exclude each other: give one of them")
-    missing = [option for name, option in zip(_EXPLICIT, options, strict=True) if name not in given]
+        raise ConfigError(f"--distributed and {_OPTIONS[0]} exclude each other: give one of them")
+    missing = [
+        option for name, option in zip(_EXPLICIT, _OPTIONS, strict=True) if name not in given
+    ]
     if missing:
         lacking = ", ".join(missing)
-        raise ConfigError(f"{', '.join(options)} go together; without {lacking} they say nothing")
+        raise ConfigError(f"{', '.join(_OPTIONS)} go together; without {lacking} they say nothing")
     coordinator, count, index = (given[name] for name in _EXPLICIT)
     if not re.fullmatch(r".+:\d+", coordinator):
         raise ConfigError(

@@ -29,10 +29,8 @@ Trains a model as a config says, or continues the run when it has already begun.
 def run(argv: Sequence[str]) -> int:
     """Runs the verb with its arguments and returns the exit status."""
     values = _flags()
-    if help.wanted(argv):
-        sys.stdout.write(help.render(USAGE, values))
+    if not help.parse(USAGE, values, argv):
         return 0
-    flags.parse(values, argv)
     experiment = read_experiment(values)
     validate(experiment.config)
 

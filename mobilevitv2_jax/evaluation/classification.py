@@ -96,12 +96,9 @@ def predict(
         _, outputs = step(parameters, statistics, arrays)
         # Of several processes each has loaded some of the rows: all of them are fetched again,
         # in the order of the outputs, so that every process counts the same and stops together.
-        mask, *part = _fetch((arrays["mask"], arrays["image"], arrays["label"], outputs))
+        rows = (arrays["mask"], arrays["image"], arrays["label"], outputs)
+        mask, *part = multihost_utils.process_allgather(rows, tiled=True)
         parts.append(tuple(array[mask > 0] for array in part))
         if sum(len(labels) for _, labels, _ in parts) >= limit:
             break
     return Predictions(*(np.concatenate(column)[:limit] for column in zip(*parts, strict=True)))
-
-
-def _fetch(tree: Any) -> Any:
-    return multihost_utils.process_allgather(tree, tiled=True)

@@ -30,14 +30,9 @@ def describe(config: ml_collections.ConfigDict) -> str:
         "batch": _batch(experiment),
         "memory on each device": _memory(experiment),
         "shardings": _shardings(experiment),
-        "rules": _table(rules(experiment)),
+        "rules": report.aligned(rules(experiment)),
     }
     return "\n\n".join(f"== {title}\n{text}" for title, text in sections.items()) + "\n"
-
-
-def _table(rows: dict[str, str]) -> str:
-    width = max(map(len, rows))
-    return "\n".join(f"{name:{width}}  {text}" for name, text in rows.items())
 
 
 def _batch(experiment: Experiment) -> str:
@@ -46,7 +41,7 @@ def _batch(experiment: Experiment) -> str:
         name: f"{x.dtype} {list(x.shape)}, on each device {list(x.sharding.shard_shape(x.shape))}"
         for name, x in abstract_batch(experiment).items()
     }
-    return _table(rows)
+    return report.aligned(rows)
 
 
 def _memory(experiment: Experiment) -> str:
@@ -57,7 +52,7 @@ def _memory(experiment: Experiment) -> str:
         least, most = map(memory.format_bytes, getattr(found, name))
         rows[name] = f"{least} to {most}"
     return (
-        _table(rows) + "\nEstimated, not compiled. Activations: at least the outputs of "
+        report.aligned(rows) + "\nEstimated, not compiled. Activations: at least the outputs of "
         "convolutions and matrix products,\nkept once for the gradient; at most all that "
         "differentiation asks for, of which compilers keep less.\n`mobilevitv2 compile` tells what "
         "a TPU program needs."
@@ -82,7 +77,7 @@ def _shardings(experiment: Experiment) -> str:
     held = memory.format_bytes(memory.bytes_per_device(state))
     return (
         head + f"{len(split)} of {len(leaves)} arrays of the state are split, the others whole on "
-        f"every device, which holds {held}\n" + _table(split)
+        f"every device, which holds {held}\n" + report.aligned(split)
     )
 
 

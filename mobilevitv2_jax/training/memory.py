@@ -79,6 +79,16 @@ def estimate(experiment: Experiment) -> Memory:
     )
 
 
+def program_bytes(analysis: Any) -> tuple[int, int]:
+    """Returns what a compiled program needs on each device, from its `memory_analysis()`.
+
+    Returns:
+        Bytes of arguments and of results that do not take their place; bytes of temporaries.
+    """
+    own = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return analysis.argument_size_in_bytes + own, analysis.temp_size_in_bytes
+
+
 def _residuals(experiment: Experiment) -> int:
     """Returns the bytes that differentiation keeps for the gradient, of the whole batch."""
     config, state = experiment.config, experiment.abstract_state

@@ -6,7 +6,7 @@ import jax
 
 from mobilevitv2_jax.errors import DeviceMemoryError
 from mobilevitv2_jax.training.experiment import Experiment, prepare
-from mobilevitv2_jax.training.memory import estimate, format_bytes
+from mobilevitv2_jax.training.memory import Memory, estimate, format_bytes, program_bytes
 
 
 class OutOfMemory:
@@ -39,9 +39,10 @@ class OutOfMemory:
         device = experiment.mesh.devices.flat[0]
         # A CPU and a device that is not there (a topology) tell nothing.
         limit = self._limit or (device.memory_stats() or {}).get("bytes_limit")
-        total, passing = self._needs()
+        found = estimate(experiment)
+        total, passing = self._needs(found)
         source = "as compiled" if self.compiled else "at least, by estimate"
-        options = _advice(experiment, total - passing, passing, limit)
+        options = _advice(experiment, found, total - passing, passing, limit)
         reason = message.split("RESOURCE_EXHAUSTED:")[-1].strip().split("\n")[0].rstrip(".")
         return (
             f"out of memory on a device ({device.device_kind}"
@@ -55,18 +56,18 @@ class OutOfMemory:
             f"{config.eval.batch_size}"
         )
 
-    def _needs(self) -> tuple[int, int]:
+    def _needs(self, found: Memory) -> tuple[int, int]:
         """Returns the bytes of a step on each device, and those of them that activations take."""
-        found = estimate(self._experiment)
         analysis = self.compiled.memory_analysis() if self.compiled else None
         if analysis is None:
             return found.total[0], found.activations[0]
-        own = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
-        passing = analysis.temp_size_in_bytes
-        return analysis.argument_size_in_bytes + own + passing, passing
+        lasting, passing = program_bytes(analysis)
+        return lasting + passing, passing
 
 
-def _advice(experiment: Experiment, fixed: int, passing: int, limit: int | None) -> list[str]:
+def _advice(
+    experiment: Experiment, found: Memory, fixed: int, passing: int, limit: int | None
+) -> list[str]:
     """Returns the settings that need less; of those that share out the batch the first to fit."""
     config, devices = experiment.config, experiment.mesh.size
     batch_size, parts = config.data.batch_size, config.optimizer.accumulation_steps
@@ -88,7 +89,7 @@ def _advice(experiment: Experiment, fixed: int, passing: int, limit: int | None)
         changed = config.copy_and_resolve_references()
         changed.model.rematerialize = True
         less = estimate(prepare(changed, experiment.mesh)).activations[1]
-        share = less / estimate(experiment).activations[1]
+        share = less / found.activations[1]
         options.append(
             f"config.model.rematerialize=True keeps {share:.0%} of what the gradient asks for, "
             "and computes the rest a second time"

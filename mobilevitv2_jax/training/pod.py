@@ -21,10 +21,11 @@ from jax.experimental import topologies
 from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.models.config import nearest
 from mobilevitv2_jax.training.experiment import Experiment, open_source, prepare
-from mobilevitv2_jax.training.memory import format_bytes
+from mobilevitv2_jax.training.memory import format_bytes, program_bytes
 from mobilevitv2_jax.training.mesh import mesh_of, peak_tflops
 from mobilevitv2_jax.training.out_of_memory import OutOfMemory
 from mobilevitv2_jax.training.program import lower_train_step
+from mobilevitv2_jax.training.report import aligned
 from mobilevitv2_jax.training.schedule import Schedule
 
 
@@ -165,13 +166,13 @@ def analyze(compiled: jax.stages.Compiled, experiment: Experiment) -> Report:
     memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     if memory is None or cost is None or text is None:
         raise RuntimeError("the compiler tells nothing of its program")
-    own = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    lasting, passing = program_bytes(memory)
     parts = experiment.config.optimizer.accumulation_steps
     return Report(
         chips=experiment.mesh.size,
         images=experiment.config.data.batch_size / experiment.mesh.size / parts,
-        arguments=memory.argument_size_in_bytes + own,
-        temporaries=memory.temp_size_in_bytes,
+        arguments=lasting,
+        temporaries=passing,
         program=memory.generated_code_size_in_bytes,
         flops=cost["flops"],
         traffic=cost["bytes accessed"],
@@ -218,8 +219,7 @@ def render(report: Report, chip: Chip, peak: float) -> str:
     rows[f"{what} takes at least"] = f"{found[slowest] * 1e3:.3g} ms, by {slowest}"
     if report.parts == 1:
         rows["and so at most"] = f"{rate:,.0f} images/s on {report.chips} chips"
-    width = max(map(len, rows))
-    return "".join(f"{name:{width}}  {text}\n" for name, text in rows.items())
+    return aligned(rows) + "\n"
 
 
 def compile_step(config: ml_collections.ConfigDict, topology: str) -> tuple[Report, str]:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
+from mobilevitv2_jax import arguments
 from mobilevitv2_jax.config import Duration, flatten
 from mobilevitv2_jax.data.sources import Source
 from mobilevitv2_jax.models.config import MobileViTV2Config
@@ -50,6 +51,12 @@ def introduction(model: MobileViTV2Config, mesh: Mesh, train: Source, held_out: 
 def config_lines(config: ml_collections.ConfigDict) -> list[str]:
     """Returns every key of the config as `key = value`."""
     return [f"{key} = {value!r}" for key, value in sorted(flatten(config).items())]
+
+
+def aligned(rows: Mapping[str, str]) -> str:
+    """Returns rows of a name and a text, the texts below each other."""
+    width = max(map(len, rows))
+    return "\n".join(f"{name:{width}}  {text}" for name, text in rows.items())
 
 
 def evaluation_line(step: int, metrics: Mapping[str, float]) -> str:
@@ -101,12 +108,13 @@ def finished(
     if "--workdir" in command:
         # The schedule spans the whole run, so a longer one is another run, in another place.
         options["--workdir"] = f"{directory}-longer"
+    words = arguments.without(shlex.split(command), options)
     rows = {
         "checkpoints": f"{directory / 'checkpoints'} (best: step {best_step})",
         "pictures": f"{directory / 'predictions.png'}",
         "metrics": f"{directory / 'metrics.jsonl'}, TensorBoard events beside it",
         "evaluate": f"python eval.py --workdir {shlex.quote(str(directory))}",
-        "train longer": _with_options(command, options),
+        "train longer": shlex.join(words + [f"{name}={value}" for name, value in options.items()]),
     }
     lines = [f"  {name:13s} {value}" for name, value in rows.items()]
     return "\n".join(
@@ -116,16 +124,3 @@ def finished(
             *lines,
         ]
     )
-
-
-def _with_options(command: str, options: Mapping[str, str]) -> str:
-    """Returns a command line with these options in the place of what it says of them."""
-    words = iter(shlex.split(command))
-    kept = []
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if name not in options:
-            kept.append(word)
-        elif not equals:
-            next(words, None)  # its value stands apart
-    return shlex.join(kept + [f"{name}={value}" for name, value in options.items()])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import ml_collections
 from etils import epath
 
-from mobilevitv2_jax.config import differences, from_json, to_json
+from mobilevitv2_jax.config import allowed_changes, differences, from_json, to_json
 from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.files import write_whole
 
@@ -73,8 +73,7 @@ def check_data(trained_on: str, found: str, config: ml_collections.ConfigDict) -
     Raises:
         ConfigError: if it does not, and `checkpoint.allow_changes` does not name `data`.
     """
-    allowed = (config.checkpoint.allow_changes or "").split(",")
-    if trained_on != found and "data" not in map(str.strip, allowed):
+    if trained_on != found and "data" not in allowed_changes(config):
         raise ConfigError(
             f"this run was trained on {trained_on}, and the data set is now {found}: bring back "
             "the former, choose another --workdir, or allow it by "

@@ -21,6 +21,9 @@ from mobilevitv2_jax.training.state import TrainState
 from mobilevitv2_jax.training.task import find_task
 
 Metrics = dict[str, Array]
+Differentiate = Callable[
+    [Arrays, Arrays, dict[str, Array], Array], tuple[tuple[Array, Arrays], Arrays]
+]
 TrainStep = Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, Metrics]]
 
 
@@ -29,7 +32,7 @@ def make_train_step(
     graph: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
     schedule: Schedule,
-    mesh: Mesh | None = None,
+    mesh: Mesh,
 ) -> TrainStep:
     """Returns the training step, to be jitted with its state donated.
 
@@ -59,29 +62,7 @@ def make_train_step(
 
     differentiate = jax.value_and_grad(loss_function, has_aux=True)
 
-    def accumulate(
-        parameters: Arrays, statistics: Arrays, batch: dict[str, Array], key: Array
-    ) -> tuple[tuple[Array, Arrays], Arrays]:
-        def split(x: Array) -> Array:
-            x = x.reshape(parts, -1, *x.shape[1:])
-            if mesh is None:
-                return x
-            # Otherwise whole parts might lie on single devices, and the others wait.
-            sharding = NamedSharding(mesh, jax.P(None, mesh.axis_names))
-            return jax.lax.with_sharding_constraint(x, sharding)
-
-        def add(total: Any, part: tuple[Array, dict[str, Array]]) -> tuple[Any, None]:
-            number, examples = part
-            part_key = jax.random.fold_in(key, number)
-            result = differentiate(parameters, statistics, examples, part_key)
-            return jax.tree.map(jnp.add, total, result), None
-
-        batches = jax.tree.map(split, batch)
-        first = jax.tree.map(lambda x: x[0], batches)
-        shapes = jax.eval_shape(differentiate, parameters, statistics, first, key)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        total, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), batches))
-        return jax.tree.map(lambda x: x / parts, total)
+    gradients_of = differentiate if parts == 1 else _in_parts(differentiate, parts, mesh)
 
     def train_step(
         state: TrainState, batch: dict[str, Array], key: Array
@@ -89,7 +70,6 @@ def make_train_step(
         # Invariant: every random draw follows from the key and the step, so that a resumed
         # run needs no other state to draw the same.
         key = jax.random.fold_in(key, state.step)
-        gradients_of = differentiate if parts == 1 else accumulate
         (loss, statistics), gradients = gradients_of(state.parameters, state.statistics, batch, key)
         norm = optax.tree.norm(gradients)
         gradients = clip_by_norm(gradients, norm, config.optimizer.gradient_clip)
@@ -127,6 +107,34 @@ def make_train_step(
         return dataclasses.replace(kept, step=state.step + 1, skipped_in_a_row=skipped), metrics
 
     return train_step
+
+
+def _in_parts(differentiate: Differentiate, parts: int, mesh: Mesh) -> Differentiate:
+    """Returns the means, over parts of consecutive examples, of what `differentiate` returns."""
+    # Otherwise whole parts might lie on single devices, and the others wait.
+    sharding = NamedSharding(mesh, jax.P(None, mesh.axis_names))
+
+    def split(x: Array) -> Array:
+        x = x.reshape(parts, -1, *x.shape[1:])
+        return jax.lax.with_sharding_constraint(x, sharding)
+
+    def accumulate(
+        parameters: Arrays, statistics: Arrays, batch: dict[str, Array], key: Array
+    ) -> tuple[tuple[Array, Arrays], Arrays]:
+        def add(total: Any, part: tuple[Array, dict[str, Array]]) -> tuple[Any, None]:
+            number, examples = part
+            part_key = jax.random.fold_in(key, number)
+            result = differentiate(parameters, statistics, examples, part_key)
+            return jax.tree.map(jnp.add, total, result), None
+
+        batches = jax.tree.map(split, batch)
+        first = jax.tree.map(lambda x: x[0], batches)
+        shapes = jax.eval_shape(differentiate, parameters, statistics, first, key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        total, _ = jax.lax.scan(add, zeros, (jnp.arange(parts), batches))
+        return jax.tree.map(lambda x: x / parts, total)
+
+    return accumulate
 
 
 def _all_finite(tree: Any) -> Array:

@@ -1,6 +1,5 @@
 """Twenty deaths: a run that is killed again and again comes to the same end as one that is not."""
 
-import json
 import pathlib
 import random
 import re
@@ -9,14 +8,11 @@ import subprocess
 import sys
 import time
 
-import jax
-import numpy as np
 import pytest
-from tiny import tiny_config, use_small_model
+from states import bytes_of, saved_state
+from tiny import tiny_flags, use_small_model
 
-from mobilevitv2_jax.training.experiment import prepare
 from mobilevitv2_jax.training.logging import read_metrics
-from mobilevitv2_jax.weights.checkpoint import Checkpoints
 
 ROUNDS = 20
 STEPS = 300
@@ -28,22 +24,12 @@ CHANGES = {
     "eval.every": "100 steps",
     "log.tensorboard": False,
 }
-PROGRAM = """
-import json, sys
-sys.path.insert(0, "tests")
-import pytest
-from tiny import tiny_config, use_small_model
-from mobilevitv2_jax.training import loop
-
-with pytest.MonkeyPatch.context() as monkeypatch:
-    use_small_model(monkeypatch)
-    loop.train(tiny_config(json.loads(sys.argv[2])), sys.argv[1], "python train.py")
-"""
 
 
 def start(directory):
+    options = ["train", "--workdir", str(directory), *tiny_flags(CHANGES)]
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(directory), json.dumps(CHANGES)],
+        [sys.executable, "tests/small_cli.py", *options],
         cwd=pathlib.Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -62,15 +48,6 @@ def is_saving(directory):
     """Returns whether a checkpoint was being written, or had no manifest yet."""
     steps = list((directory / "checkpoints").iterdir())
     return any("tmp" in path.name or not (path / "checksums.json").exists() for path in steps)
-
-
-def final_state(directory):
-    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
-        state, _ = checkpoints.restore(STEPS, prepare(tiny_config(CHANGES)).abstract_state)
-    return {
-        jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-    }
 
 
 @pytest.mark.slow
@@ -103,7 +80,9 @@ def test_a_run_killed_twenty_times_ends_like_one_that_was_not(
     record_property("killed while saving", mid_save)
     assert mid_save >= ROUNDS // 4
     assert reached == sorted(reached) and reached[-1] > reached[0]  # it lost no ground
-    expected, found = final_state(tmp_path / "straight"), final_state(directory)
+    expected, found = (
+        bytes_of(saved_state(run, STEPS)) for run in (tmp_path / "straight", directory)
+    )
     assert [path for path in expected if expected[path] != found[path]] == []
     lines = [
         [(line["step"], line.get("train/loss"), line.get("eval/loss")) for line in metrics]

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import VALUES, tiny_config, use_small_model
+from states import bytes_of, saved_state
+from tiny import tiny_config, tiny_flags, use_small_model
 
 from mobilevitv2_jax.config import ConfigError, flatten
 from mobilevitv2_jax.data import augment
@@ -71,12 +72,7 @@ def on_step(monkeypatch, number, action):
 
 def leaves(directory, step, config):
     """Returns the bytes of every leaf of a checkpoint, by path."""
-    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
-        state, _ = checkpoints.restore(step, prepare(config).abstract_state)
-    return {
-        jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-    }
+    return bytes_of(saved_state(directory, step, config))
 
 
 def values(directory):
@@ -486,11 +482,10 @@ def test_a_schedule_shorter_than_the_run_is_refused(straight, tmp_path):
 
 def start(directory, *options):
     """Starts `train.py` on the tiny experiment, and returns the process."""
-    flags = [f"--config.{key}={value}" for key, value in VALUES.items() if key != "schedule.total"]
     return subprocess.Popen(
         [
             *(sys.executable, "train.py", "--config", "configs/digits.py"),
-            *("--workdir", str(directory), *flags, *options),
+            *("--workdir", str(directory), *tiny_flags(), *options),
         ],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,

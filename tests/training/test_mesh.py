@@ -13,6 +13,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from states import bytes_of
 from tiny import noise_batch, tiny_config, use_small_model
 
 from mobilevitv2_jax.config import ConfigError
@@ -26,8 +27,8 @@ from mobilevitv2_jax.training.mesh import (
     put_batch,
     replicated,
 )
+from mobilevitv2_jax.training.program import lower_train_step
 from mobilevitv2_jax.training.schedule import Schedule
-from mobilevitv2_jax.training.step import make_train_step
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
 
 
@@ -111,13 +112,8 @@ def one_step(changes, batch=None):
     options = {f"optimizer.{name}": value for name, value in sgd.items()}
     config = tiny_config({**options, **changes})
     experiment = prepare(config)
-    mesh, optimizer = experiment.mesh, experiment.optimizer
-    schedule = Schedule.from_config(config, 1437)
-    step = jax.jit(
-        make_train_step(config, experiment.graphs.train, optimizer, schedule),
-        donate_argnums=0,
-        out_shardings=(experiment.state_shardings, replicated(mesh)),
-    )
+    mesh = experiment.mesh
+    step = lower_train_step(experiment, Schedule.from_config(config, 1437)).compile()
     state = jax.device_put(experiment.initial_state(), experiment.state_shardings)
     batch = put_batch(batch or noise_batch(), mesh)
     rows = [len(shard.data) for shard in batch["image"].addressable_shards]
@@ -188,9 +184,7 @@ def compare_statistics():
 
 def digest(state):
     """Returns a hash of all bits of a state."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    text = [(jax.tree_util.keystr(path), np.asarray(leaf).tobytes()) for path, leaf in leaves]
-    return hashlib.sha256(repr(text).encode()).hexdigest()
+    return hashlib.sha256(repr(bytes_of(state)).encode()).hexdigest()
 
 
 def save_and_restore(directory):

@@ -12,14 +12,13 @@ import sys
 import threading
 import time
 
-import jax
 import numpy as np
 import pytest
-from tiny import VALUES, use_small_model
+from states import arrays_of, bytes_of, saved_state
+from tiny import tiny_flags, use_small_model
 
-from mobilevitv2_jax.training.experiment import prepare
 from mobilevitv2_jax.training.logging import read_metrics
-from mobilevitv2_jax.training.run_directory import read_config, read_results
+from mobilevitv2_jax.training.run_directory import read_results
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -29,10 +28,7 @@ SMALL = "tests/small_cli.py"
 pytestmark = pytest.mark.slow
 
 # All devices, and an evaluation batch that does not divide the 360 examples.
-FLAGS = [
-    f"--config.{key}={value}"
-    for key, value in {**VALUES, "mesh.devices": 0, "eval.batch_size": 100}.items()
-]
+FLAGS = tiny_flags({"mesh.devices": 0, "eval.batch_size": 100})
 ENDLESS = (
     "--config.schedule.total=1000000 steps",
     "--config.eval.every=1000000 steps",
@@ -118,16 +114,6 @@ def start_one(words):
     )
 
 
-def state_of(directory, step):
-    """Returns the leaves of a checkpoint by path, and the config of its run."""
-    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
-        state, _ = checkpoints.restore(step, prepare(read_config(directory)).abstract_state)
-    return {
-        jax.tree_util.keystr(path): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
-    }
-
-
 def latest(directory):
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         return checkpoints.latest_step()
@@ -153,7 +139,7 @@ def compare(one, several):
     assert results[0].keys() == results[1].keys()
     for name, value in results[0].items():
         assert abs(value - results[1][name]) <= 1e-6, name
-    left, right = state_of(one, 1), state_of(several, 1)
+    left, right = (arrays_of(saved_state(directory, 1)) for directory in (one, several))
     for group, tolerance in (
         (".statistics", 1e-6),
         (".ema_statistics", 1e-6),
@@ -283,7 +269,9 @@ def test_a_process_that_makes_no_progress_ends_all_and_says_where_it_stands(tmp_
             assert "in hang" in said
 
 
-def test_a_stop_signal_to_one_process_stops_all_at_one_step_and_the_same_command_goes_on(tmp_path):
+def test_a_stop_signal_to_one_process_stops_all_at_one_step_and_the_same_command_goes_on(
+    tmp_path, monkeypatch
+):
     straight, directory = tmp_path / "straight", tmp_path / "run"
     options = (
         *("--config.schedule.total=300 steps", "--config.eval.every=300 steps"),
@@ -299,11 +287,8 @@ def test_a_stop_signal_to_one_process_stops_all_at_one_step_and_the_same_command
     assert 20 <= step < 300 and f"stopped at step {step} of 300" in said
     said = train(directory, *options, processes=2)
     assert f"continuing {directory} at step {step} of 300" in said
-    expected, found = (
-        {path: leaf.tobytes() for path, leaf in state_small(run).items()}
-        for run in (straight, directory)
-    )
-    assert expected == found
+    use_small_model(monkeypatch)
+    assert bytes_of(saved_state(directory, 300)) == bytes_of(saved_state(straight, 300))
 
 
 def test_a_stop_signal_ends_an_evaluation_on_all_processes_and_it_is_made_later(tmp_path):
@@ -317,9 +302,3 @@ def test_a_stop_signal_ends_an_evaluation_on_all_processes_and_it_is_made_later(
     assert latest(directory) == 3
     said = train(directory, *options, processes=2)
     assert "eval at step 3" in said and "eval at step 6" in said
-
-
-def state_small(directory):
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        use_small_model(monkeypatch)
-        return state_of(directory, 300)

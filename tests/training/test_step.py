@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from states import bytes_of
 from tiny import noise_batch, tiny_config, use_small_model
 
 from mobilevitv2_jax.models import layers
 from mobilevitv2_jax.training.experiment import prepare
-from mobilevitv2_jax.training.mesh import abstract, batch_sharding, put_batch, replicated
+from mobilevitv2_jax.training.mesh import put_batch, replicated
+from mobilevitv2_jax.training.program import lower_train_step
 from mobilevitv2_jax.training.schedule import Schedule
-from mobilevitv2_jax.training.step import make_train_step
 
 EXAMPLES = 1437  # digits to train on: the schedule's epochs
 
@@ -43,17 +44,11 @@ GOLDEN_SECOND_TOLERANCE = 2e-3
 def make_step(config):
     """Returns the compiled step and a state, which the step leaves alone.
 
-    It is the program of the loop, donation and shardings included, so that both are compiled once.
+    It is the program of the loop.
     """
     experiment = prepare(config)
-    everywhere, split = replicated(experiment.mesh), batch_sharding(experiment.mesh)
-    schedule = Schedule.from_config(config, EXAMPLES)
-    step = make_train_step(config, experiment.graphs.train, experiment.optimizer, schedule)
-    shardings = (experiment.state_shardings, everywhere)
-    step = jax.jit(step, donate_argnums=0, out_shardings=shardings)
-    key = jax.device_put(jax.random.key(0), everywhere)
-    batch = abstract(noise_batch(), split)
-    compiled = step.lower(experiment.abstract_state, batch, key).compile()
+    everywhere = replicated(experiment.mesh)
+    compiled = lower_train_step(experiment, Schedule.from_config(config, EXAMPLES)).compile()
 
     def on_copies(state, batch, key):
         state = jax.device_put(jax.tree.map(jnp.copy, state), everywhere)
@@ -87,14 +82,6 @@ def small():
 @pytest.fixture(scope="module")
 def key():
     return jax.random.key(0)
-
-
-def bytes_of(tree):
-    """Returns the bits of every leaf by path, so that NaN equals itself."""
-    return {
-        jax.tree_util.keystr(path): np.asarray(leaf).tobytes()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
 
 
 def without_counters(state):
