@@ -14,7 +14,6 @@ import json
 import math
 import pathlib
 import re
-import sys
 import traceback
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -42,11 +41,6 @@ FREE_AT_RESUME = (
     "eval.every",
 )
 """Keys (or groups) that may change when a run continues, because no result depends on them."""
-
-_BEST_METRICS = {
-    "classification": ("eval_ema/top1", "eval/top1", "eval_ema/top5", "eval/top5"),
-    "segmentation": ("eval_ema_squashed/miou", "eval_squashed/miou"),
-}
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -326,13 +320,14 @@ def from_json(text: str, where: str) -> ml_collections.ConfigDict:
         if key not in known:
             raise ConfigError(f"{where} has the unknown key {key!r}{nearest_key(key, known)}")
         try:
-            _set(config, key, tuple(value) if isinstance(_get(config, key), tuple) else value)
+            _set(config, key, tuple(value) if isinstance(get_value(config, key), tuple) else value)
         except TypeError as error:
             raise ConfigError(f"{where} has a value of the wrong type for {key}: {error}") from None
     return config.lock()
 
 
-def _get(config: ml_collections.ConfigDict, key: str) -> Any:
+def get_value(config: ml_collections.ConfigDict, key: str) -> Any:
+    """Returns the value of a dotted key."""
     for part in key.split("."):
         config = config[part]
     return config
@@ -388,109 +383,3 @@ def model_config(config: ml_collections.ConfigDict, **changes: Any) -> MobileViT
         return MobileViTV2Config(**{**config.model.to_dict(), **changes})
     except ValueError as error:
         raise ConfigError(f"config.model.{error}") from None
-
-
-def validate(config: ml_collections.ConfigDict) -> None:
-    """Checks every value that can be checked without data or devices.
-
-    Raises:
-        ConfigError: naming the key, what is allowed, and the value.
-    """
-    model_config(config)
-    for key in ("schedule.total", "schedule.warmup", "eval.every", "checkpoint.every", "log.every"):
-        duration = Duration.parse(_get(config, key), f"config.{key}")
-        if duration.value <= 0 and key != "schedule.warmup":
-            _refuse(key, "longer than nothing", _get(config, key))
-        if not math.isfinite(duration.value):
-            _refuse(key, "finite", _get(config, key))
-    for key in (
-        "data.batch_size",
-        "data.image_size",
-        "eval.batch_size",
-        "eval.resize",
-        "eval.crop",
-        "eval.pictures_from",
-        "optimizer.accumulation_steps",
-        "optimizer.max_skipped",
-        "mesh.fsdp",
-        "profile.steps",
-    ):
-        if _get(config, key) < 1:
-            _refuse(key, "at least 1", _get(config, key))
-    if config.checkpoint.keep_latest < 2:
-        # While the newest is not yet known to be whole, the one before it has to be there.
-        _refuse("checkpoint.keep_latest", "at least 2", config.checkpoint.keep_latest)
-    parts = config.optimizer.accumulation_steps
-    if config.data.batch_size % parts:
-        _refuse(
-            "optimizer.accumulation_steps",
-            f"a divisor of data.batch_size, which is {config.data.batch_size}",
-            parts,
-        )
-    for key in (
-        "seed",
-        "data.workers",
-        "data.threads",
-        "optimizer.weight_decay",
-        "optimizer.gradient_clip",
-        "schedule.warmup_learning_rate",
-        "schedule.learning_rate",
-        "schedule.min_learning_rate",
-        "optimizer.epsilon",
-        "checkpoint.keep_best",
-        "mesh.devices",
-        "mesh.fsdp_smallest_bytes",
-        "profile.start",
-        "faults.step_timeout",
-    ):
-        value = _get(config, key)
-        if not 0 <= value < math.inf:
-            _refuse(key, "at least 0 and finite", value)
-    group_size = config.model.batch_norm_group_size
-    if group_size and config.data.batch_size // parts % group_size:
-        _refuse(
-            "model.batch_norm_group_size",
-            "a divisor of data.batch_size / optimizer.accumulation_steps, which is "
-            f"{config.data.batch_size // parts}",
-            group_size,
-        )
-    if config.model.num_channels != 3:
-        _refuse("model.num_channels", "3, for images are read as RGB", config.model.num_channels)
-    for key in ("augment.horizontal_flip", "ema.momentum"):
-        if not 0 <= _get(config, key) <= 1:
-            _refuse(key, "in [0, 1]", _get(config, key))
-    for key in ("optimizer.label_smoothing", "optimizer.momentum"):
-        if not 0 <= _get(config, key) < 1:
-            _refuse(key, "in [0, 1)", _get(config, key))
-    for key, meaning, largest in (
-        ("augment.scale", "two shares with 0 < smallest <= largest <= 1", 1.0),
-        ("augment.ratio", "two finite ratios with 0 < smallest <= largest", sys.float_info.max),
-    ):
-        value = _get(config, key)
-        if len(value) != 2 or not 0 < value[0] <= value[1] <= largest:
-            _refuse(key, meaning, value)
-    betas = config.optimizer.betas
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        _refuse("optimizer.betas", "two numbers in [0, 1)", betas)
-    low, high = config.augment.short_side
-    if not 0 < low <= high <= config.augment.long_side:
-        allowed = f"two sizes with 0 < smallest <= largest <= {config.augment.long_side}"
-        _refuse("augment.short_side", f"{allowed} (augment.long_side)", (low, high))
-    if config.eval.crop > config.eval.resize:
-        _refuse(
-            "eval.crop", f"at most eval.resize, which is {config.eval.resize}", config.eval.crop
-        )
-    for name, choices in {
-        "task": tuple(_BEST_METRICS),
-        "checkpoint.best_metric": _BEST_METRICS.get(config.task, ()),
-        "optimizer.name": ("adamw", "sgd"),
-        "augment.interpolation": ("bilinear", "bicubic"),
-        "eval.interpolation": ("bilinear", "bicubic"),
-    }.items():
-        value = _get(config, name)
-        if value not in choices:
-            _refuse(name, "one of " + ", ".join(choices), value, nearest(value, choices))
-
-
-def _refuse(key: str, allowed: str, value: Any, hint: str = "") -> None:
-    raise ConfigError(f"config.{key} must be {allowed}, got {value!r}{hint}")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mobilevitv2_jax import config as configs
 from mobilevitv2_jax.config import ConfigError, Duration
+from mobilevitv2_jax.validation import validate
 
 
 @pytest.fixture
@@ -33,8 +34,8 @@ def test_a_loaded_config_is_locked_and_typed(config):
 
 
 def test_the_default_config_is_valid(config):
-    configs.validate(configs.default_config())
-    configs.validate(config)
+    validate(configs.default_config())
+    validate(config)
 
 
 def test_the_argument_of_digits_sets_every_field_that_follows_from_it():
@@ -223,13 +224,13 @@ BAD_VALUES = {
 @pytest.mark.parametrize("key", BAD_VALUES)
 def test_a_value_out_of_range_is_refused_by_name(config, key):
     with pytest.raises(ConfigError, match=rf"^config\.{key} must be .*got "):
-        configs.validate(with_values(config, {key: BAD_VALUES[key]}))
+        validate(with_values(config, {key: BAD_VALUES[key]}))
 
 
 @pytest.mark.parametrize("key", ["augment.scale", "augment.ratio", "optimizer.betas"])
 def test_a_pair_of_another_length_is_refused_by_name(config, key):
     with pytest.raises(ConfigError, match=f"config.{key}"):
-        configs.validate(with_values(config, {key: (0.5,)}))
+        validate(with_values(config, {key: (0.5,)}))
 
 
 @pytest.mark.parametrize(
@@ -283,5 +284,5 @@ def test_every_config_of_the_repository_loads_and_is_valid():
     assert files
     for file in files:
         config = configs.load(str(file))
-        configs.validate(config)
+        validate(config)
         assert isinstance(config, ml_collections.ConfigDict) and config.is_locked

@@ -10,8 +10,8 @@ from absl import flags as absl_flags
 
 from mobilevitv2_jax.cli import flags, help
 from mobilevitv2_jax.cli.experiment import define_config, read_experiment
-from mobilevitv2_jax.config import validate
 from mobilevitv2_jax.errors import ConfigError
+from mobilevitv2_jax.validation import validate
 
 USAGE = """
 Compiles the training step for the chips of a TPU pod, on any machine, and prints memory per chip,

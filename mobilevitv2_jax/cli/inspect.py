@@ -9,9 +9,9 @@ from absl import flags as absl_flags
 
 from mobilevitv2_jax.cli import flags, help
 from mobilevitv2_jax.cli.experiment import define_config, read_experiment
-from mobilevitv2_jax.config import validate
 from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.training.run_directory import read_config
+from mobilevitv2_jax.validation import validate
 
 USAGE = """
 Prints what a config leads to, without training: the resolved config, parameters and

@@ -12,7 +12,8 @@ from etils import epath
 
 from mobilevitv2_jax.cli import flags, help, processes
 from mobilevitv2_jax.cli.experiment import define_config, read_experiment
-from mobilevitv2_jax.config import flatten, run_name, validate
+from mobilevitv2_jax.config import flatten, run_name
+from mobilevitv2_jax.validation import validate
 
 USAGE = """
 Trains a model as a config says, or continues the run when it has already begun.
