@@ -100,7 +100,7 @@ class MobileViTV2Config:
             before the image classifier. Set `classifier_dropout=True` to have it there too.
         initializer_range: standard deviation used by `initialization="huggingface"`.
         layer_norm_eps: epsilon of the GroupNorm layers in the attention blocks.
-        aspp_out_channels: channels of the DeepLabV3 head, not scaled by the width.
+        aspp_out_channels: channels of the segmentation head, not scaled by the width.
         atrous_rates: dilation of the three 3x3 convolutions of the DeepLabV3 head.
         aspp_dropout_prob: dropout after the projection of the DeepLabV3 head.
         semantic_loss_ignore_index: label that the segmentation loss ignores.
@@ -127,6 +127,7 @@ class MobileViTV2Config:
         initialization: "cvnets" draws weights as the original release effectively does;
             "huggingface" as theirs (`initializer_range`, BatchNorm scales included).
         classifier_dropout: apply `classifier_dropout_prob` in the image classifier too.
+        segmentation_head: "deeplabv3", or "pspnet", which Hugging Face does not have.
         auxiliary_head: give the segmentation model a second head on stage 4, for training only.
         align_corners: how the segmentation loss upsamples the logits to the size of the labels:
             False as Hugging Face, True as the original release.
@@ -177,6 +178,7 @@ class MobileViTV2Config:
     odd_size_rule: str = "resize"
     initialization: str = "cvnets"
     classifier_dropout: bool = False
+    segmentation_head: str = "deeplabv3"
     auxiliary_head: bool = False
     align_corners: bool = False
     dtype: str = "float32"
@@ -374,6 +376,7 @@ def _validate(config: MobileViTV2Config) -> None:
         "dilation_rule": ("cvnets", "huggingface"),
         "odd_size_rule": ("resize", "drop", "resize_back"),
         "initialization": ("cvnets", "huggingface"),
+        "segmentation_head": ("deeplabv3", "pspnet"),
         "dtype": DTYPES,
         "param_dtype": DTYPES,
         "depthwise": ("auto", "shifts", "convolution"),

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from mobilevitv2_jax.models.backbone import MobileViTV2Model, pool
 from mobilevitv2_jax.models.config import MobileViTV2Config
-from mobilevitv2_jax.models.heads import AuxiliaryHead, DeepLabV3
+from mobilevitv2_jax.models.heads import HEADS, AuxiliaryHead
 from mobilevitv2_jax.models.initializers import constant, uniform
 from mobilevitv2_jax.models.layers import Pointwise
 from mobilevitv2_jax.models.losses import classification_loss, segmentation_loss
@@ -88,7 +88,7 @@ class MobileViTV2ForImageClassification(nnx.Module):
 
 
 class MobileViTV2ForSemanticSegmentation(nnx.Module):
-    """MobileViTV2 with a DeepLabV3 head.
+    """MobileViTV2 with the head that `config.segmentation_head` names: DeepLabV3 or PSPNet.
 
     Args:
         config: shape and behaviour; `output_stride` 16 or 8 gives finer maps.
@@ -106,7 +106,7 @@ class MobileViTV2ForSemanticSegmentation(nnx.Module):
             )
         self.config = config
         self.backbone = MobileViTV2Model(config, expand_output=False, rngs=rngs)
-        self.segmentation_head = DeepLabV3(config, rngs=rngs)
+        self.segmentation_head = HEADS[config.segmentation_head](config, rngs=rngs)
         self.auxiliary_head = AuxiliaryHead(config, rngs=rngs) if config.auxiliary_head else None
         self.deterministic = False
 

@@ -8,6 +8,7 @@ from typing import Any
 from flax import nnx
 
 from mobilevitv2_jax.models.config import WIDTHS, MobileViTV2Config, nearest
+from mobilevitv2_jax.models.heads import HEADS
 from mobilevitv2_jax.models.tasks import (
     MobileViTV2ForImageClassification,
     MobileViTV2ForSemanticSegmentation,
@@ -26,10 +27,16 @@ _MODELS: dict[str, tuple[type[Model], dict[str, Any]]] = {
         for width in WIDTHS
     },
     **{
-        f"deeplabv3_mobilevitv2_{round(100 * width):03d}": (
+        f"{head}_mobilevitv2_{round(100 * width):03d}": (
             MobileViTV2ForSemanticSegmentation,
-            {"width_multiplier": width, "num_labels": 21, "output_stride": 16},
+            {
+                "width_multiplier": width,
+                "num_labels": 21,
+                "output_stride": 16,
+                "segmentation_head": head,
+            },
         )
+        for head in HEADS
         for width in WIDTHS
     },
 }

@@ -93,6 +93,10 @@ _MODULES = [  # (common beginning of the names, modules)
              "conv_norm"),
         _Row("classifier",        "classifier",             "", "classifier", "conv"),
     ]),
+    (_Row("segmentation_head.", _ABSENT, _ABSENT, "seg_head.psp_layer."), [
+        _Row("pools.{branch}.conv", "", "", "psp_branches.{branch}.1", "conv_norm"),
+        _Row("fuse",                "", "", "fusion.0",                "conv_norm"),
+    ]),
     (_Row("auxiliary_head.", _ABSENT, _ABSENT, "seg_head.aux_head."), [
         _Row("conv",       "", "", "0", "conv_norm"),
         _Row("classifier", "", "", "2", "conv"),

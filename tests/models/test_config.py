@@ -98,6 +98,7 @@ BAD_VALUES = [
     ("return_dict", None),
     ("classifier_dropout", "yes"),
     ("auxiliary_head", 1),
+    ("segmentation_head", "deeplab"),
     ("align_corners", None),
     ("rematerialize", "yes"),
     ("problem_type", "classification"),

@@ -10,23 +10,24 @@ from hypothesis import strategies as st
 
 import mobilevitv2_jax as mv
 from mobilevitv2_jax.models import functional
-from mobilevitv2_jax.models.heads import AuxiliaryHead, DeepLabV3
+from mobilevitv2_jax.models.heads import HEADS, AuxiliaryHead, DeepLabV3
 from mobilevitv2_jax.models.losses import mean_cross_entropy, segmentation_loss
-from mobilevitv2_jax.models.resize import resize_bilinear
+from mobilevitv2_jax.models.resize import adaptive_average_pool, resize_bilinear
 from mobilevitv2_jax.models.tasks import AUXILIARY_WEIGHT
 
-# By width: DeepLabV3 with 21 classes, and the auxiliary head with 21 and with 150 classes.
-# DeepLabV3: Hugging Face's model; auxiliary heads: arithmetic on ml-cvnets'
-# `cvnets/models/segmentation/heads/base_seg_head.py`.
+# By width, with 21 classes and without the auxiliary head: DeepLabV3 and PSPNet; and the auxiliary
+# head with 21 and with 150 classes. DeepLabV3: Hugging Face's model; the others: arithmetic on
+# ml-cvnets' `cvnets/models/segmentation/heads/`.
 PARAMETERS = {
-    0.5: (6_242_318, 224_149, 240_790),
-    0.75: (9_510_278, 334_741, 351_382),
-    1.0: (13_318_654, 445_333, 461_974),
-    1.25: (17_667_446, 555_925, 572_566),
-    1.5: (22_556_654, 749_829, 768_534),
-    1.75: (27_986_278, 1_019_949, 1_041_750),
-    2.0: (33_956_318, 1_331_541, 1_356_438),
+    0.5: ({"deeplabv3": 6_242_318, "pspnet": 3_550_734}, {21: 224_149, 150: 240_790}),
+    0.75: ({"deeplabv3": 9_510_278, "pspnet": 6_179_974}, {21: 334_741, 150: 351_382}),
+    1.0: ({"deeplabv3": 13_318_654, "pspnet": 9_382_398}, {21: 445_333, 150: 461_974}),
+    1.25: ({"deeplabv3": 17_667_446, "pspnet": 13_158_006}, {21: 555_925, 150: 572_566}),
+    1.5: ({"deeplabv3": 22_556_654, "pspnet": 17_506_798}, {21: 749_829, 150: 768_534}),
+    1.75: ({"deeplabv3": 27_986_278, "pspnet": 22_428_774}, {21: 1_019_949, 150: 1_041_750}),
+    2.0: ({"deeplabv3": 33_956_318, "pspnet": 27_923_934}, {21: 1_331_541, 150: 1_356_438}),
 }
+CLASSIFIER = 512 + 1  # parameters of either head for one more class
 SMALL = {"num_labels": 4, "aspp_out_channels": 16, "output_stride": 16}
 
 
@@ -46,28 +47,47 @@ def labels_of(*shape, seed=0):
     return labels
 
 
-def count(kind, prefix="", **fields):
-    config = mv.MobileViTV2Config(output_stride=16, auxiliary_head=True, **fields)
+def count(kind, **fields):
+    config = mv.MobileViTV2Config(output_stride=16, **fields)
     parameters, _ = functional.arrays(nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0))))
-    auxiliary = sum(x.size for path, x in parameters.items() if path.startswith(prefix))
-    return auxiliary, sum(x.size for x in parameters.values())
+    return sum(x.size for x in parameters.values())
 
 
 @pytest.mark.parametrize("width", PARAMETERS)
 def test_parameter_counts_are_those_of_the_original(width):
-    whole, auxiliary, auxiliary_150 = PARAMETERS[width]
-    fields = {"width_multiplier": width, "num_labels": 21}
-    found = count(mv.MobileViTV2ForSemanticSegmentation, "auxiliary_head.", **fields)
-    assert found == (auxiliary, whole + auxiliary)
-    assert count(AuxiliaryHead, **{**fields, "num_labels": 150})[0] == auxiliary_150
+    whole, auxiliary = PARAMETERS[width]
+    backbone = count(mv.MobileViTV2Model, width_multiplier=width)
+    for labels, own in auxiliary.items():
+        fields = {"width_multiplier": width, "num_labels": labels}
+        assert count(AuxiliaryHead, **fields) == own
+        for head, kind in HEADS.items():
+            expected = whole[head] + CLASSIFIER * (labels - 21)
+            assert backbone + count(kind, **fields) == expected
 
 
-@pytest.mark.parametrize("stride", [32, 16, 8])
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (128, 192)])
+@pytest.mark.parametrize("head", HEADS)
+def test_the_model_is_the_backbone_the_head_and_where_asked_for_the_auxiliary_head(head):
+    whole, auxiliary = PARAMETERS[0.75]
+    fields = {"width_multiplier": 0.75, "num_labels": 21, "segmentation_head": head}
+    for has_auxiliary, expected in ((False, whole[head]), (True, whole[head] + auxiliary[21])):
+        found = count(mv.MobileViTV2ForSemanticSegmentation, auxiliary_head=has_auxiliary, **fields)
+        assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("head", "stride", "height", "width"),
+    [
+        ("deeplabv3", 32, 64, 64),
+        ("deeplabv3", 16, 128, 192),
+        ("deeplabv3", 8, 64, 64),
+        ("pspnet", 16, 64, 64),
+        ("pspnet", 8, 128, 192),
+    ],
+)
 def test_logits_have_the_size_of_the_image_over_the_output_stride(
-    make_segmenter, images, stride, height, width
+    make_segmenter, images, head, stride, height, width
 ):
-    model = make_segmenter(output_stride=stride)
+    model = make_segmenter(output_stride=stride, segmentation_head=head)
     output = jax.eval_shape(model, images(height, width))
     assert output.logits.shape == (2, height // stride, width // stride, 4)
     assert output.keys() == ["logits"] and output.attentions is None
@@ -167,6 +187,18 @@ def test_resizing_to_the_same_size_changes_nothing():
     for align_corners in (False, True):
         y = resize_bilinear(x, (3, 4), align_corners=align_corners)
         np.testing.assert_array_equal(y, x)
+
+
+@pytest.mark.parametrize("bins", [1, 2, 3, 6])
+def test_adaptive_pooling_takes_the_means_of_rectangles_that_cover_the_map(bins):
+    """Where the bins do not divide the map they overlap. Tolerance: float32 means."""
+    x = np.random.RandomState(0).normal(size=(2, 4, 15, 3)).astype(np.float32)
+    pooled = jax.jit(adaptive_average_pool, static_argnums=1)(x, bins)
+    for row, column in np.ndindex(bins, bins):
+        top, bottom = 4 * row // bins, int(np.ceil(4 * (row + 1) / bins))
+        left, right = 15 * column // bins, int(np.ceil(15 * (column + 1) / bins))
+        expected = x[:, top:bottom, left:right].mean((1, 2))
+        np.testing.assert_allclose(pooled[:, row, column], expected, atol=1e-6)
 
 
 @pytest.mark.slow
