@@ -27,3 +27,7 @@ class NonFiniteError(UserError, RuntimeError):
 
 class DeviceMemoryError(UserError, RuntimeError):
     """A program that does not fit the memory of a device."""
+
+
+class WeightsError(UserError, ValueError):
+    """A file of weights that cannot be read, or whose weights are another model's."""
