@@ -54,7 +54,9 @@ def default_config() -> ml_collections.ConfigDict:
 
     c.data = ml_collections.ConfigDict()
     c.data.source = "digits"  # a name of data/sources.py; "synthetic" needs no data
-    c.data.directory = ""  # where a source that reads from disk finds its files
+    c.data.directory = (
+        ""  # where a source on disk has its files; several, with commas, are read as one
+    )
     c.data.train_split = "train"
     c.data.eval_split = "test"
     c.data.batch_size = 64  # images per step, over all devices and processes

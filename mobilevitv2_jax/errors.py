@@ -17,6 +17,10 @@ class ConfigError(UserError, ValueError):
     status = 2
 
 
+class DataError(UserError, RuntimeError):
+    """Data that cannot be prepared or read."""
+
+
 class CheckpointError(UserError, RuntimeError):
     """A checkpoint that cannot be written or read."""
 

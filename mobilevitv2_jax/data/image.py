@@ -10,21 +10,25 @@ from PIL import Image
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
+class CorruptError(ValueError):
+    """A record or an image that is damaged."""
+
+
 def decode(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
     """Decodes an encoded image (JPEG, PNG, …) to RGB.
 
     Any EXIF orientation is ignored, as by Pillow and thus in the published results.
 
     Raises:
-        ValueError: if `data` is not a whole image.
+        CorruptError: if `data` is not a whole image.
     """
     try:
         flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:  # no bytes at all, or an implausible size
-        raise ValueError(f"cannot decode {len(data)} bytes as an image: {error}") from error
+        raise CorruptError(f"cannot decode {len(data)} bytes as an image: {error}") from error
     if image is None:
-        raise ValueError(f"cannot decode {len(data)} bytes as an image")
+        raise CorruptError(f"cannot decode {len(data)} bytes as an image")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from mobilevitv2_jax.data.augment import Example
-from mobilevitv2_jax.data.image import decode
+from mobilevitv2_jax.data.image import CorruptError, decode
 from mobilevitv2_jax.data.sources import Source
 
 Batch = dict[str, np.ndarray]
@@ -139,13 +139,13 @@ class _Records:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Example:
-        error: ValueError | None = None
+        error: CorruptError | None = None
         for step in range(min(len(self), _NEIGHBOURS + 1)):
-            record = self.source[(index + step) % len(self)]
-            image = record["image"]
             try:
+                record = self.source[(index + step) % len(self)]
+                image = record["image"]
                 image = image if isinstance(image, np.ndarray) else decode(image)
-            except ValueError as caught:
+            except CorruptError as caught:
                 error = error or caught
                 continue
             return {

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
+import functools
 import importlib
+import itertools
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from mobilevitv2_jax.errors import DataError
 from mobilevitv2_jax.models.config import nearest
 
 # Name -> module with `SPLITS` (none: any name) and `load(split, directory)`. Modules, not
@@ -17,7 +21,9 @@ from mobilevitv2_jax.models.config import nearest
 _MODULES = {
     "digits": "mobilevitv2_jax.data.digits",
     "digit_scenes": "mobilevitv2_jax.data.digit_scenes",
+    "folder": "mobilevitv2_jax.data.folder",
     "synthetic": "mobilevitv2_jax.data.synthetic",
+    "tfds": "mobilevitv2_jax.data.tfds",
 }
 
 
@@ -51,6 +57,9 @@ class Source(Protocol):
 
         "image" is encoded (bytes) or uint8 RGB [height, width, 3]; "label" is the class in
         int32, or a map of classes in uint8 [height, width].
+
+        Raises:
+            CorruptError: if the record is damaged.
         """
 
 
@@ -84,13 +93,65 @@ class ArraySource:
         return {"image": self.images[index], "label": np.int32(self.labels[index])}
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class JoinedSource:
+    """Several sources with the same classes, one after the other.
+
+    Attributes:
+        parts: the sources.
+    """
+
+    parts: tuple[Source, ...]
+
+    def __post_init__(self) -> None:
+        for part in self.parts[1:]:
+            if part.class_names != self.class_names:
+                raise DataError(
+                    f"{part.fingerprint} must have the classes of {self.parts[0].fingerprint}, "
+                    f"{len(self.class_names)} with the same names, and has others "
+                    f"({len(part.class_names)})"
+                )
+
+    @property
+    def name(self) -> str:
+        """That of the parts."""
+        return self.parts[0].name
+
+    @property
+    def split(self) -> str:
+        """That of the parts."""
+        return self.parts[0].split
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Those of the parts."""
+        return self.parts[0].class_names
+
+    @property
+    def fingerprint(self) -> str:
+        """Those of the parts."""
+        return "+".join(part.fingerprint for part in self.parts)
+
+    @functools.cached_property
+    def _ends(self) -> tuple[int, ...]:
+        return tuple(itertools.accumulate(map(len, self.parts)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        part = bisect.bisect_right(self._ends, index)
+        return self.parts[part][index - (self._ends[part - 1] if part else 0)]
+
+
 def load_source(name: str, split: str, directory: str = "", **order: Any) -> Source:
     """Opens a split of a data set.
 
     Args:
         name: the data set, such as "digits".
         split: a split of that data set.
-        directory: where a data set that is read from disk finds its files.
+        directory: where a data set that is read from disk finds its files; several of them,
+            separated by commas, are read as one.
         **order: what "synthetic", and no other, is to be like: `num_labels`, `label_is_map`.
 
     Returns:
@@ -98,12 +159,14 @@ def load_source(name: str, split: str, directory: str = "", **order: Any) -> Sou
 
     Raises:
         ValueError: for an unknown name or split, naming the allowed ones.
+        DataError: if the files of a data set are missing or unfit.
     """
     _require("data set", name, tuple(_MODULES))
     module = importlib.import_module(_MODULES[name])
     if module.SPLITS:
         _require(f"split of {name}", split, module.SPLITS)
-    return module.load(split, directory, **order)
+    parts = [module.load(split, root.strip(), **order) for root in directory.split(",")]
+    return parts[0] if len(parts) == 1 else JoinedSource(tuple(parts))
 
 
 def _require(what: str, got: str, allowed: tuple[str, ...]) -> None:

@@ -1,0 +1,133 @@
+"""Images in folders of classes and in lists."""
+
+import pickle
+
+import numpy as np
+import pytest
+from small_images import encoded, make_folders
+
+from mobilevitv2_jax.data.sources import load_source
+from mobilevitv2_jax.errors import DataError
+
+
+def load(directory):
+    """Returns both splits."""
+    return [load_source("folder", split, str(directory)) for split in ("train", "val")]
+
+
+def names(source):
+    return [str(source.path(index).relative_to(source.root)) for index in range(len(source))]
+
+
+def test_folders_of_train_and_val_are_read_as_they_are(tmp_path):
+    counts = {"train/dog": 3, "train/cat": 2, "val/cat": 1}
+    make_folders(tmp_path, counts)
+    train, val = load(tmp_path)
+    assert train.class_names == val.class_names == ("cat", "dog")
+    cats, dogs = ["train/cat/0.jpg", "train/cat/1.jpg"], [f"train/dog/{n}.jpg" for n in range(3)]
+    assert names(train) == cats + dogs and names(val) == ["val/cat/0.jpg"]
+    assert train.labels.tolist() == [0, 0, 1, 1, 1]
+    assert train[2]["image"] == encoded(0) and train[2]["label"] == 1
+    assert train[2]["label"].dtype == np.int32
+
+
+@pytest.mark.parametrize("prefix", ["", "train/"])
+def test_without_val_a_fifth_of_every_class_is_held_out(tmp_path, prefix):
+    make_folders(tmp_path, {f"{prefix}a": 10, f"{prefix}b": 5, f"{prefix}c": 2})
+    train, val = load(tmp_path)
+    assert np.bincount(train.labels).tolist() == [8, 4, 1]
+    assert np.bincount(val.labels).tolist() == [2, 1, 1]
+    assert not set(names(train)) & set(names(val))
+    assert names(load(tmp_path)[1]) == names(val)
+
+
+def test_what_is_held_out_stays_so_when_other_classes_come(tmp_path):
+    make_folders(tmp_path, {"b": 10})
+    before = names(load(tmp_path)[1])
+    make_folders(tmp_path, {"a": 10})
+    assert [name for name in names(load(tmp_path)[1]) if name.startswith("b/")] == before
+
+
+def test_the_fingerprint_follows_the_files(tmp_path):
+    make_folders(tmp_path / "pets", {"a": 4, "b": 4})
+    before = load(tmp_path / "pets")[0].fingerprint
+    assert before.startswith("pets/train/6-")
+    assert load(tmp_path / "pets")[0].fingerprint == before
+    (tmp_path / "pets/a/0.jpg").rename(tmp_path / "pets/a/new.jpg")
+    assert load(tmp_path / "pets")[0].fingerprint != before
+
+
+def test_images_are_found_in_folders_below_and_other_files_are_not(tmp_path):
+    make_folders(tmp_path, {"a/x": 2, "a/y": 2, ".cache/z": 2, "b": 2})
+    for name in ("a/notes.txt", "a/.hidden.jpg", "top.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "b/2.JPEG").write_bytes(encoded(9))
+    (tmp_path / "b/3.png").write_bytes(encoded(9, ".png"))
+    train, val = load(tmp_path)
+    assert train.class_names == ("a", "b") and len(train) + len(val) == 8
+
+
+def test_a_list_gives_paths_and_labels(tmp_path):
+    make_folders(tmp_path, {"x": 3, "y": 3})
+    lines = ["path,label", "x/0.jpg,cat", "x/1.jpg,cat", '"y/0.jpg",dog', "", " y/1.jpg , dog"]
+    (tmp_path / "animals.csv").write_text("\n".join(lines))
+    train, val = load(tmp_path / "animals.csv")
+    assert train.class_names == ("cat", "dog")
+    assert train.labels.tolist() == val.labels.tolist() == [0, 1]
+    assert sorted(names(train) + names(val)) == ["x/0.jpg", "x/1.jpg", "y/0.jpg", "y/1.jpg"]
+
+
+def test_lists_of_train_and_val_and_labels_that_are_numbers(tmp_path):
+    make_folders(tmp_path, {"x": 3})
+    (tmp_path / "train.csv").write_text("x/0.jpg,10\nx/1.jpg,9\n")
+    (tmp_path / "val.csv").write_text("x/2.jpg,10\n")
+    train, val = load(tmp_path)
+    assert train.class_names == ("9", "10")
+    assert train.labels.tolist() == [0, 1] and val.labels.tolist() == [1]
+
+
+def test_paths_may_have_any_letters_and_a_source_is_cheap_to_send(tmp_path):
+    make_folders(tmp_path, {"Kühe": 40, "Ziegen": 40})
+    train, _ = load(tmp_path)
+    data = pickle.dumps(train)
+    assert len(data) < 3000  # 64 paths of 14 bytes
+    assert pickle.loads(data)[0]["image"] == train[0]["image"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({}, "must have a folder of images for each class, and has no folder"),
+        ({"a": 2, "b": 0}, "/b has no images .* remove it, if it is no class"),
+        ({"a": 2, "b": 1}, "class 'b' has one image"),
+        ({"val/a": 2}, "none to train on"),
+        ({"train/a": 2, "val/b": 2}, "'b' of val is no class of train"),
+    ],
+)
+def test_a_folder_that_is_not_as_it_should_be_is_refused(tmp_path, counts, message):
+    make_folders(tmp_path, counts)
+    with pytest.raises(DataError, match=message):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "lists no images"),
+        ("path,label\n", "lists no images"),
+        ("a/0.jpg\n", "list.csv:1 must be a path and a label"),
+        ("a/0.jpg,cat\na/1.jpg, \n", "list.csv:2 must be a path and a label"),
+        ("a/0.jpg,cat\na/7.jpg,cat\n", "list.csv:2: there is no file .*/a/7.jpg"),
+    ],
+)
+def test_a_list_that_is_not_as_it_should_be_is_refused_with_its_line(tmp_path, text, message):
+    make_folders(tmp_path, {"a": 2})
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize("directory", ["", "/there/is/no/such/folder"])
+def test_no_directory_is_refused(directory):
+    with pytest.raises(DataError, match="must be a folder of images or a .csv"):
+        load_source("folder", "train", directory)
