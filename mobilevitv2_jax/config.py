@@ -71,6 +71,10 @@ def default_config() -> ml_collections.ConfigDict:
     c.augment.short_side = (256, 768)  # segmentation: range of the random short side, in pixels
     c.augment.long_side = 1024  # segmentation: the most that the long side may be, in pixels
     c.augment.horizontal_flip = 0.0  # probability
+    c.augment.largest_class = 1.0  # segmentation: share of a class at which a crop is drawn again
+    c.augment.blur = 0.0  # segmentation: probability of a Gaussian blur
+    c.augment.photometric = 0.0  # segmentation: probability of each change of the colours
+    c.augment.rotation = 0.0  # segmentation: the most that images are rotated, in degrees
     c.augment.interpolation = "bicubic"  # "bilinear" | "bicubic"
 
     c.optimizer = ml_collections.ConfigDict()

@@ -32,6 +32,7 @@ _AT_LEAST_ONE = (
 )
 _AT_LEAST_ZERO = (
     "seed",
+    "augment.rotation",
     "data.workers",
     "data.threads",
     "optimizer.weight_decay",
@@ -46,7 +47,19 @@ _AT_LEAST_ZERO = (
     "profile.start",
     "faults.step_timeout",
 )
-_SHARES = ("augment.horizontal_flip", "ema.momentum")  # in [0, 1]
+_SHARES = (  # in [0, 1]
+    "augment.horizontal_flip",
+    "augment.largest_class",
+    "augment.blur",
+    "augment.photometric",
+    "ema.momentum",
+)
+_SEGMENTATION_ONLY = {  # of the augmentations, with the values that change nothing
+    "augment.largest_class": 1.0,
+    "augment.blur": 0.0,
+    "augment.photometric": 0.0,
+    "augment.rotation": 0.0,
+}
 _BELOW_ONE = ("optimizer.label_smoothing", "optimizer.momentum")  # in [0, 1)
 _CHOICES = {
     "task": tuple(_BEST_METRICS),
@@ -125,6 +138,10 @@ def _check_images(config: ml_collections.ConfigDict) -> None:
         value = get_value(config, key)
         if len(value) != 2 or not 0 < value[0] <= value[1] <= largest:
             _refuse(key, meaning, value)
+    if config.task != "segmentation":
+        for key, neutral in _SEGMENTATION_ONLY.items():
+            if get_value(config, key) != neutral:
+                _refuse(key, f"{neutral} for {config.task}", get_value(config, key))
     low, high = config.augment.short_side
     if not 0 < low <= high <= config.augment.long_side:
         allowed = f"two sizes with 0 < smallest <= largest <= {config.augment.long_side}"
