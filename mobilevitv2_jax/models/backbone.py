@@ -19,6 +19,7 @@ from mobilevitv2_jax.models.layers import (
     statistics_dtype,
 )
 from mobilevitv2_jax.models.outputs import BackboneOutput
+from mobilevitv2_jax.models.pretrained import Pretrained
 
 
 def stage_dilations(output_stride: int) -> tuple[int, int, int]:
@@ -76,7 +77,7 @@ def rematerialized(block: Any, x: Features, rngs: nnx.Rngs | None) -> Features:
     return y
 
 
-class MobileViTV2Model(nnx.Module):
+class MobileViTV2Model(Pretrained):
     """MobileViTV2 without a head.
 
     A new model is in training mode; `model.eval()` makes BatchNorm use its running statistics

@@ -15,6 +15,7 @@ from mobilevitv2_jax.models.initializers import constant, uniform
 from mobilevitv2_jax.models.layers import Pointwise
 from mobilevitv2_jax.models.losses import classification_loss, segmentation_loss
 from mobilevitv2_jax.models.outputs import ImageClassifierOutput, SemanticSegmenterOutput
+from mobilevitv2_jax.models.pretrained import Pretrained
 
 AUXILIARY_WEIGHT = 0.4
 """Weight of the auxiliary head's loss, as in the original release."""
@@ -32,7 +33,7 @@ def _classifier(config: MobileViTV2Config, inputs: int, rngs: nnx.Rngs) -> Point
     return layer
 
 
-class MobileViTV2ForImageClassification(nnx.Module):
+class MobileViTV2ForImageClassification(Pretrained):
     """MobileViTV2 with a linear classifier on the pooled features.
 
     Args:
@@ -87,7 +88,7 @@ class MobileViTV2ForImageClassification(nnx.Module):
         return output if use_dict else output.to_tuple()
 
 
-class MobileViTV2ForSemanticSegmentation(nnx.Module):
+class MobileViTV2ForSemanticSegmentation(Pretrained):
     """MobileViTV2 with the head that `config.segmentation_head` names: DeepLabV3 or PSPNet.
 
     Args:

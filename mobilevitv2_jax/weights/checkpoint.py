@@ -10,10 +10,11 @@ import math
 import re
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
@@ -206,14 +207,7 @@ class Checkpoints:
             CheckpointError: if the step does not exist, is damaged (the file is named), or
                 differs in structure, shape or type.
         """
-        if step in self._damaged:
-            raise CheckpointError(
-                f"step {step} of {self.directory} is damaged: {self._damaged[step]}"
-            )
-        if step not in self.steps():
-            raise CheckpointError(
-                f"{self.directory} has no step {step}; it has {self.steps() or 'none'}"
-            )
+        self._check_kept(step)
         try:
             stored = _types(self._manager.item_metadata(step)["state"])
             wanted = _types(_fields(abstract))
@@ -235,6 +229,29 @@ class Checkpoints:
         state = dataclasses.replace(abstract, **restored["state"])  # type: ignore[type-var]
         return state, restored["metadata"]
 
+    def read(self, step: int, names: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+        """Reads some of the dicts of arrays of a step's state, onto the host.
+
+        Raises:
+            CheckpointError: if the step does not exist, is damaged, or has no such dict.
+        """
+        self._check_kept(step)
+        try:
+            stored = self._manager.item_metadata(step)["state"]
+            wanted = {name: dict.fromkeys(stored[name], 0) for name in names}
+            as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
+            arguments = ocp.args.PyTreeRestore(
+                item=wanted,
+                restore_args=jax.tree.map(lambda _: as_numpy, wanted),
+                partial_restore=True,
+            )
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                return reader.restore(self._step_directory(step) / "state", args=arguments)
+        except Exception as error:
+            raise CheckpointError(
+                f"step {step} of {self.directory} cannot be read: {error}"
+            ) from error
+
     def close(self) -> None:
         """Waits for the last save.
 
@@ -245,6 +262,16 @@ class Checkpoints:
             self._wait()
         finally:
             self._manager.close()
+
+    def _check_kept(self, step: int) -> None:
+        if step in self._damaged:
+            raise CheckpointError(
+                f"step {step} of {self.directory} is damaged: {self._damaged[step]}"
+            )
+        if step not in self.steps():
+            raise CheckpointError(
+                f"{self.directory} has no step {step}; it has {self.steps() or 'none'}"
+            )
 
     def _examine(self, tell: Callable[[str], None]) -> dict[int, str]:
         """Returns what is wrong with each damaged step."""

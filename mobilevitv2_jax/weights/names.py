@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mobilevitv2_jax.errors import WeightsError
 from mobilevitv2_jax.models import functional
 from mobilevitv2_jax.models.config import nearest
 
@@ -43,7 +44,8 @@ _DIGITS = {
 }
 
 _ABSENT = "absent"  # stands where a source has no such module
-_HEADS = ("classifier.", "segmentation_head.", "auxiliary_head.")
+HEADS = ("classifier.", "segmentation_head.", "auxiliary_head.")
+"""Beginnings of our paths that are not the backbone's."""
 
 # fmt: off
 _MODULES = [  # (common beginning of the names, modules)
@@ -165,13 +167,13 @@ class Entry:
         """Returns our array in the source's layout."""
         if self.layout == "conv":
             return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T[..., None, None]
-        return array.T
+        return array.T if self.layout == "linear" else array
 
     def from_source(self, array: np.ndarray, rank: int) -> np.ndarray:
         """Returns the source's array in our layout, where it has `rank` axes."""
         if self.layout == "conv":
             return array.transpose(2, 3, 1, 0) if rank == 4 else array[..., 0, 0].T
-        return array.T
+        return array.T if self.layout == "linear" else array
 
     @property
     def counter(self) -> str | None:
@@ -180,52 +182,99 @@ class Entry:
         return f"{stem}num_batches_tracked" if found else None
 
 
-def _table(model: nnx.Module, source: str) -> tuple[list[Entry], dict[str, jax.Array]]:
-    """Returns an entry for every array of the model, and the arrays by our path."""
-    if source not in SOURCES:
-        raise ValueError(
-            f"source must be one of {', '.join(SOURCES)}, got {source!r}{nearest(source, SOURCES)}"
-        )
-    parameters, statistics = functional.arrays(model)
-    arrays = {**parameters, **statistics}
-    depths = model.config.n_attn_blocks  # type: ignore[attr-defined]
-    table = [_entry(path, source, depths) for path in arrays]
-    if source == "cvnets" and hasattr(model, "segmentation_head"):
-        # There the backbone is the encoder of a segmentation model, and plain in a classifier.
-        table = [
-            dataclasses.replace(entry, key=f"encoder.{entry.key}")
-            if entry.path.startswith("backbone.")
-            else entry
-            for entry in table
-        ]
-    return table, arrays
+def head_keys(source: str) -> tuple[str, ...]:
+    """Returns the beginnings of the keys under which a source, or "ours", stores heads."""
+    return {
+        "ours": HEADS,
+        "hf": ("classifier.", "segmentation_head."),
+        "timm": ("head.",),
+        "cvnets": ("classifier.", "seg_head."),
+    }[source]
 
 
-def _entry(path: str, source: str, depths: tuple[int, ...]) -> Entry:
-    bare = not path.startswith(("backbone.", *_HEADS))
+def full_keys(keys: Iterable[str], source: str) -> dict[str, str]:
+    """Returns for each key of a file the one it would have in a classifier.
+
+    Hugging Face prefixes the backbone only in a model with a head, and ml-cvnets only in a
+    segmentation model.
+    """
+    keys = list(keys)
+    if source == "cvnets":
+        return {key: key.removeprefix("encoder.") for key in keys}
+    if source == "hf" and not any(key.startswith("mobilevitv2.") for key in keys):
+        heads = head_keys(source)
+        return {key: key if key.startswith(heads) else f"mobilevitv2.{key}" for key in keys}
+    return {key: key for key in keys}
+
+
+def entry_of(path: str, source: str, depths: tuple[int, ...]) -> Entry:
+    """Returns the entry of one of our arrays.
+
+    Args:
+        path: our path in a model with a head.
+        source: one of `SOURCES`, or "ours", where the key is our path.
+        depths: the number of attention layers in stages 3, 4 and 5.
+
+    Raises:
+        ValueError: if the source has no place for the array.
+    """
+    if source == "ours":
+        return Entry(path, path, "")
     for pattern, row in _ROWS:
-        if match := pattern.fullmatch(f"backbone.{path}" if bare else path):
+        if match := pattern.fullmatch(path):
             values = {name: int(digits) for name, digits in match.groupdict().items()}
             stage = values.get("late", values.get("early", 0))
             values |= {"number": stage + 1, "layers": depths[max(stage - 2, 0)]}
             key = getattr(row, source).format(**values)
             if key.startswith(_ABSENT):
                 raise ValueError(f"the weights of {source} have no place for our {path}")
-            return Entry(path, key.removeprefix("mobilevitv2.") if bare else key, row.kind)
+            return Entry(path, key, row.kind)
     raise NotImplementedError(f"weights/names.py has no row for {path}")
 
 
-def state_dict(model: nnx.Module, source: str = "hf") -> dict[str, np.ndarray]:
+def _table(
+    model: nnx.Module, source: str, without: tuple[str, ...] = ()
+) -> tuple[list[Entry], dict[str, jax.Array]]:
+    """Returns an entry for every array of the model, and the arrays by our path."""
+    if source not in SOURCES:
+        raise ValueError(
+            f"source must be one of {', '.join(SOURCES)}, got {source!r}{nearest(source, SOURCES)}"
+        )
+    parameters, statistics = functional.arrays(model)
+    arrays = {
+        path: array
+        for path, array in {**parameters, **statistics}.items()
+        if not path.startswith(without)
+    }
+    depths = model.config.n_attn_blocks  # type: ignore[attr-defined]
+    # There the backbone is the encoder of a segmentation model, and plain in a classifier.
+    encoder = source == "cvnets" and hasattr(model, "segmentation_head")
+    return [_own_entry(path, source, depths, encoder) for path in arrays], arrays
+
+
+def _own_entry(path: str, source: str, depths: tuple[int, ...], encoder: bool) -> Entry:
+    bare = not path.startswith(("backbone.", *HEADS))
+    found = entry_of(f"backbone.{path}" if bare else path, source, depths)
+    key = found.key.removeprefix("mobilevitv2.") if bare else found.key
+    if encoder and path.startswith("backbone."):
+        key = f"encoder.{key}"
+    return Entry(path, key, found.layout)
+
+
+def state_dict(
+    model: nnx.Module, source: str = "hf", *, without: tuple[str, ...] = ()
+) -> dict[str, np.ndarray]:
     """Returns the model's arrays under a source's keys and in its layouts, bit for bit.
 
     Args:
         model: a model, or a bare backbone (whose keys then carry no prefix).
         source: one of `SOURCES`.
+        without: beginnings of our paths to leave out.
 
     Raises:
-        ValueError: for an unknown source.
+        ValueError: for an unknown source, or one that has no place for an array.
     """
-    table, ours = _table(model, source)
+    table, ours = _table(model, source, without)
     theirs = {e.key: np.array(e.to_source(np.asarray(ours[e.path])), order="C") for e in table}
     return theirs | {e.counter: np.zeros((), np.int64) for e in table if e.counter}
 
@@ -243,30 +292,73 @@ def load_state_dict(
         source: one of `SOURCES`.
 
     Raises:
-        ValueError: for an unknown source, and for missing, unexpected or mismatched arrays, all
-            of which are listed.
+        ValueError: for an unknown source.
+        WeightsError: for missing, unexpected or mismatched arrays, all of which are listed.
     """
     table, ours = _table(model, source)
-    expected = {entry.key for entry in table}
-    loaded, mismatched = {}, []
+    found = compare(table, ours, arrays)
+    if not found.complete:
+        raise WeightsError(f"these are not the {source} weights of this model\n{found.listed()}")
+    functional.update(model, found.loaded)
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """What became of every array of a model, and of every array of a file.
+
+    Attributes:
+        loaded: the arrays that fit, by our path and in our layout.
+        missing: the keys that the file lacks, by our path.
+        mismatched: what was expected and what is there, by our path.
+        unexpected: the keys of the file that the model has no place for.
+    """
+
+    loaded: dict[str, jax.Array]
+    missing: dict[str, str]
+    mismatched: dict[str, str]
+    unexpected: list[str]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of both were matched."""
+        return not (self.missing or self.mismatched or self.unexpected)
+
+    def listed(self) -> str:
+        """Returns lists of all that was not matched."""
+        lists = {
+            "missing": sorted(self.missing.values()),
+            "unexpected": sorted(self.unexpected),
+            "mismatched": list(self.mismatched.values()),
+        }
+        return "\n".join(listed(name, keys) for name, keys in lists.items() if keys)
+
+
+def compare(table: Iterable[Entry], ours: Mapping[str, Any], arrays: Mapping[str, Any]) -> Match:
+    """Compares a file's arrays with those of a model.
+
+    Args:
+        table: an entry for each array of the model.
+        ours: the model's arrays by path, or their shapes and types.
+        arrays: the file's arrays by key.
+    """
+    found = Match({}, {}, {}, [])
+    expected: set[str | None] = set()
     for entry in table:
+        expected |= {entry.key, entry.counter}
         if entry.key not in arrays:
+            found.missing[entry.path] = entry.key
             continue
-        own, given = np.asarray(ours[entry.path]), np.asarray(arrays[entry.key])
-        wanted = entry.to_source(own)
+        own, given = ours[entry.path], np.asarray(arrays[entry.key])
+        wanted = entry.to_source(np.broadcast_to(np.zeros((), own.dtype), own.shape))
         if given.shape == wanted.shape and _widens(given.dtype, own.dtype):
-            loaded[entry.path] = jnp.asarray(entry.from_source(given, own.ndim), own.dtype)
+            array = entry.from_source(given, own.ndim)
+            found.loaded[entry.path] = jnp.asarray(array, own.dtype)
         else:
-            mismatched.append(f"{entry.key}: expected {_form(wanted)}, got {_form(given)}")
-    problems = {
-        "missing": sorted(expected - arrays.keys()),
-        "unexpected": sorted(arrays.keys() - expected - {entry.counter for entry in table}),
-        "mismatched": mismatched,
-    }
-    if any(problems.values()):
-        lists = [_listed(name, keys) for name, keys in problems.items() if keys]
-        raise ValueError("\n".join([f"these are not the {source} weights of this model", *lists]))
-    functional.update(model, loaded)
+            found.mismatched[entry.path] = (
+                f"{entry.key}: expected {_form(wanted)}, got {_form(given)}"
+            )
+    found.unexpected.extend(arrays.keys() - expected)
+    return found
 
 
 def _widens(given: np.dtype, own: np.dtype) -> bool:
@@ -277,6 +369,7 @@ def _form(array: np.ndarray) -> str:
     return f"{array.dtype} {list(array.shape)}"
 
 
-def _listed(name: str, keys: list[str], most: int = 30) -> str:
+def listed(name: str, keys: list[str], most: int = 30) -> str:
+    """Returns a heading and the keys, a line for each; of many, the first ones."""
     more = [f"and {len(keys) - most} more"] if len(keys) > most else []
     return "\n  ".join([f"{len(keys)} {name}:", *keys[:most], *more])

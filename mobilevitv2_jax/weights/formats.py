@@ -1,0 +1,290 @@
+"""What a path holds: weights, configuration and image rules, whichever project wrote it.
+
+The rules of a source are part of its weights: with others they give other outputs (`docs/peers.md`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from etils import epath
+
+from mobilevitv2_jax import class_names
+from mobilevitv2_jax.config import FORMAT, from_json
+from mobilevitv2_jax.errors import WeightsError
+from mobilevitv2_jax.models.config import MobileViTV2Config
+from mobilevitv2_jax.weights import names, shapes, tensors
+from mobilevitv2_jax.weights.checkpoint import Checkpoints
+
+PREPROCESSOR = "preprocessor_config.json"
+
+_BILINEAR, _BICUBIC = 2, 3  # Pillow's numbers, with which these files name filters
+_TIMM_FILTERS = {"bilinear": _BILINEAR, "bicubic": _BICUBIC}
+
+HUGGINGFACE_RULES = {"dilation_rule": "huggingface", "odd_size_rule": "drop"}
+"""How Hugging Face's model computes; that of the original and of timm is our default."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """Weights as a source stores them, with what belongs to them.
+
+    Attributes:
+        where: the file or directory they were read from.
+        source: whose names and layouts they have: "hf", "timm", "cvnets", or "ours" of a run.
+        arrays: by the key that the source gives them in a classifier (`names.full_keys`).
+        config: the model, under the rules of the source.
+        preprocessor: how images are brought in, in the form of `preprocessor_config.json`.
+        assumed: what the source does not say, and was assumed; a sentence each.
+    """
+
+    where: str
+    source: str
+    arrays: Mapping[str, Any]
+    config: MobileViTV2Config
+    preprocessor: Mapping[str, Any]
+    assumed: tuple[str, ...] = ()
+
+
+def read(path: epath.PathLike, checkpoint: str | int = "latest", average: bool = True) -> Stored:
+    """Reads weights of any known format.
+
+    Args:
+        path: a file or a directory; see `pretrained.from_pretrained`.
+        checkpoint: of a run directory: "latest", "best", or a step.
+        average: of a run directory: the moving average of the weights, not the weights.
+
+    Raises:
+        WeightsError: if it cannot be read, or holds another model.
+    """
+    path = epath.Path(path)
+    if not path.exists():
+        raise WeightsError(f"{path} does not exist")
+    try:
+        if not path.is_dir():
+            settled = path.name in tensors.WHOLE or path.name.endswith(".index.json")
+            return _read_files(path, path.parent if settled else None)
+        if _json(path / "config.json").get("format") == FORMAT:
+            return _read_run(path, checkpoint, average)
+        return _read_files(tensors.find(path), path)
+    except WeightsError:
+        raise
+    except ValueError as error:  # of a config that is not ours
+        raise WeightsError(f"{path}: {error}") from None
+
+
+def image_rules(
+    resize: int, crop: int | None, resample: int = _BICUBIC, flip: bool = False
+) -> dict[str, Any]:
+    """Returns the form of `preprocessor_config.json`: short side, central crop, RGB or flipped."""
+    return {
+        "image_processor_type": "MobileViTImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": resize},
+        "resample": resample,
+        "do_center_crop": crop is not None,
+        "crop_size": {"height": crop or resize, "width": crop or resize},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_flip_channel_order": flip,
+    }
+
+
+def _json(path: epath.Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise WeightsError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise WeightsError(f"{path} must hold an object, got {type(values).__name__}")
+    return values
+
+
+def _read_files(file: epath.Path, directory: epath.Path | None) -> Stored:
+    """Reads a file of weights, and what the files beside it say of them."""
+    values = _json(directory / "config.json") if directory else {}
+    images = _json(directory / PREPROCESSOR) if directory else {}
+    read_config = _reader(values, file)
+    arrays = tensors.read(file)
+    source = _source(arrays, file)
+    renamed = names.full_keys(arrays, source)
+    arrays = {renamed[key]: array for key, array in arrays.items()}
+    found = read_config(values, arrays, source)
+    found = dataclasses.replace(found, where=str(file))
+    if images:
+        found = dataclasses.replace(found, preprocessor=images)
+    return _named(found, own="param_dtype" in values)
+
+
+def _reader(values: Mapping[str, Any], file: epath.Path) -> Callable[..., Stored]:
+    """Returns what reads a config.json, judged before megabytes are."""
+    if "model_type" in values:
+        return _huggingface
+    architecture = values.get("architecture", values.get("pretrained_cfg", {}).get("architecture"))
+    if architecture is not None:
+        if shapes.width_of(architecture) is None:
+            raise WeightsError(
+                f"{file} belongs to timm's {architecture!r}; this reads mobilevitv2_050 to "
+                "mobilevitv2_200"
+            )
+        return _timm
+    if values:
+        raise WeightsError(
+            f"{file.parent / 'config.json'} is neither Hugging Face's (model_type), nor timm's "
+            "(architecture), nor a run's (format)"
+        )
+    return _bare
+
+
+_SIGNS = {
+    "hf": ("conv_stem.convolution.weight", "mobilevitv2.conv_stem.convolution.weight"),
+    "timm": ("stem.conv.weight",),
+    "cvnets": ("conv_1.block.conv.weight", "encoder.conv_1.block.conv.weight"),
+}
+
+
+def _source(arrays: Mapping[str, Any], file: epath.Path) -> str:
+    """Returns whose keys these are, by the first convolution's."""
+    for source, keys in _SIGNS.items():
+        if any(key in arrays for key in keys):
+            return source
+    first = ", ".join(sorted(arrays)[:3]) or "none"
+    expected = ", ".join(key for keys in _SIGNS.values() for key in keys[-1:])
+    raise WeightsError(
+        f"{file} holds no MobileViTV2 of Hugging Face, timm or ml-cvnets, whose first convolution "
+        f"is {expected}; its keys are {first}, …"
+    )
+
+
+def _huggingface(values: Mapping[str, Any], arrays: Mapping[str, Any], source: str) -> Stored:
+    # Our fields win, where we have written the file; where they are absent it is theirs.
+    config = MobileViTV2Config.from_dict({**HUGGINGFACE_RULES, **values})
+    if "segmentation_head.project.convolution.weight" in arrays and "image_size" not in values:
+        config = config.replace(image_size=512)
+    return _with_assumed_images(config, arrays, source, own="param_dtype" in values)
+
+
+def _with_assumed_images(
+    config: MobileViTV2Config, arrays: Mapping[str, Any], source: str, own: bool
+) -> Stored:
+    """Returns Hugging Face's, with the images of its published checkpoints, or of our models."""
+    crop = config.image_size
+    rules = image_rules(crop + 32, crop, _BICUBIC if own else _BILINEAR, flip=not own)
+    order = "RGB, bicubic" if own else "BGR, bilinear"
+    said = f"there is no {PREPROCESSOR}: images are taken as {order}, {crop + 32} -> {crop} pixels"
+    return Stored("", source, arrays, config, rules, (said,))
+
+
+def _timm(values: Mapping[str, Any], arrays: Mapping[str, Any], source: str) -> Stored:
+    images = values.get("pretrained_cfg", values)  # old files have but one level
+    arguments = values.get("model_args", {})
+    surprising = arguments.keys() - {"output_stride", "drop_rate", "in_chans", "num_classes"}
+    if surprising:
+        raise WeightsError(
+            f"timm's config.json has model_args that change the model: {', '.join(surprising)}"
+        )
+    labels = values.get("label_names") or images.get("label_names")
+    fields: dict[str, Any] = {
+        "width_multiplier": shapes.width_of(values.get("architecture") or images["architecture"]),
+        "num_labels": values.get("num_classes", images.get("num_classes", 1000)),
+        "output_stride": arguments.get("output_stride", 32),
+        "num_channels": images.get("input_size", (3,))[0],
+        "image_size": images.get("input_size", (3, 256, 256))[1],
+    }
+    if arguments.get("drop_rate"):
+        fields |= {
+            "classifier_dropout": True,
+            "classifier_dropout_prob": arguments["drop_rate"],
+        }
+    if labels:
+        pairs = labels.items() if isinstance(labels, Mapping) else enumerate(labels)
+        descriptions = values.get("label_descriptions") or images.get("label_descriptions") or {}
+        fields["id2label"] = {int(index): descriptions.get(name, name) for index, name in pairs}
+        del fields["num_labels"]
+    return Stored("", source, arrays, MobileViTV2Config(**fields), _timm_images(images))
+
+
+def _timm_images(images: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the rules of a `pretrained_cfg`."""
+    crop = images.get("input_size", (3, 256, 256))[1]
+    kind, share = images.get("interpolation", "bicubic"), images.get("crop_pct", 0.888)
+    mode = images.get("crop_mode", "center")
+    if kind not in _TIMM_FILTERS or mode != "center":
+        raise WeightsError(
+            f"timm's pretrained_cfg must have interpolation bilinear or bicubic and crop_mode "
+            f"center, got {kind!r} and {mode!r}"
+        )
+    rules = image_rules(math.floor(crop / share), crop, _TIMM_FILTERS[kind])
+    mean, deviation = list(images.get("mean", (0, 0, 0))), list(images.get("std", (1, 1, 1)))
+    if any(mean) or set(deviation) != {1}:
+        rules |= {"do_normalize": True, "image_mean": mean, "image_std": deviation}
+    return rules
+
+
+def _bare(values: Mapping[str, Any], arrays: Mapping[str, Any], source: str) -> Stored:
+    """Returns a file of weights without a word beside it: all follows from its shapes."""
+    fields, assumed = shapes.infer(arrays, source)
+    if source == "hf":
+        config = MobileViTV2Config(**fields, **HUGGINGFACE_RULES)
+        found = _with_assumed_images(config, arrays, source, own=False)
+        return dataclasses.replace(found, assumed=(*assumed, *found.assumed))
+    config = MobileViTV2Config(**fields)
+    # timm 256 / 0.888, ml-cvnets: both 288. A segmentation is evaluated at a short side of 512.
+    segments = any(key.startswith("seg_head.") for key in arrays)
+    rules = image_rules(512, None) if segments else image_rules(288, 256)
+    return Stored("", source, arrays, config, rules, tuple(assumed))
+
+
+def _named(found: Stored, own: bool) -> Stored:
+    """Gives the classes of a known data set their names, where the source has none.
+
+    Models of our own keep what they have: that one has 21 classes does not make them Pascal's.
+    """
+    config = found.config
+    labels = list((config.id2label or {}).values())
+    if own or labels != [f"LABEL_{index}" for index in range(len(labels))]:
+        return found
+    heads = ("segmentation_head.", "seg_head.")
+    segmentation = any(key.startswith(heads) for key in found.arrays)
+    known = class_names.guess(len(labels), segmentation)
+    if known is None:
+        return found
+    return dataclasses.replace(found, config=config.replace(id2label=dict(enumerate(known))))
+
+
+def _read_run(directory: epath.Path, checkpoint: str | int, average: bool) -> Stored:
+    """Reads a checkpoint of a run of ours."""
+    saved = directory / "checkpoints"
+    if not (directory / "model" / "config.json").exists() or not saved.exists():
+        raise WeightsError(f"{directory} has no checkpoint yet: let the training run until it saves")
+    run = from_json((directory / "config.json").read_text(), str(directory / "config.json"))
+    config = MobileViTV2Config.from_pretrained(directory / "model")
+    images = _json(directory / "model" / PREPROCESSOR)
+    metric = run.checkpoint.best_metric
+    with Checkpoints(saved, best_metric=metric, read_only=True, tell=_warn) as checkpoints:
+        chosen = {"latest": checkpoints.latest_step, "best": checkpoints.best_step}
+        if isinstance(checkpoint, str) and checkpoint not in chosen:
+            raise WeightsError(f"checkpoint must be latest, best or a step, got {checkpoint!r}")
+        step = chosen[checkpoint]() if isinstance(checkpoint, str) else checkpoint
+        if step not in checkpoints.steps():
+            kept = ", ".join(map(str, checkpoints.steps())) or "none"
+            raise WeightsError(f"{directory} keeps no checkpoint {checkpoint}; it has {kept}")
+        prefix = "ema_" if average else ""
+        parts = checkpoints.read(step, (f"{prefix}parameters", f"{prefix}statistics"))
+    arrays = {path: array for part in parts.values() for path, array in part.items()}
+    where = f"{directory}, step {step}, {'moving average' if average else 'weights'}"
+    if images:
+        return Stored(where, "ours", arrays, config, images)
+    rules = image_rules(run.eval.resize, run.eval.crop, _TIMM_FILTERS[run.eval.interpolation])
+    return Stored(where, "ours", arrays, config, rules)
+
+
+def _warn(line: str) -> None:
+    warnings.warn(line, stacklevel=2)

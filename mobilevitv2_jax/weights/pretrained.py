@@ -1,0 +1,198 @@
+"""From and to files of weights: `from_pretrained` and `save_pretrained` of the models."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from mobilevitv2_jax.errors import WeightsError
+from mobilevitv2_jax.models import functional
+from mobilevitv2_jax.models.backbone import MobileViTV2Model
+from mobilevitv2_jax.models.config import MobileViTV2Config
+from mobilevitv2_jax.models.tasks import (
+    MobileViTV2ForImageClassification,
+    MobileViTV2ForSemanticSegmentation,
+)
+from mobilevitv2_jax.weights import formats, names
+from mobilevitv2_jax.weights.formats import Stored
+
+Model = TypeVar("Model", bound=nnx.Module)
+
+_CLASSIFIERS = ("classifier.", "segmentation_head.classifier.", "auxiliary_head.classifier.")
+"""Beginnings of our paths that depend on the number of classes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model with its weights, and where they came from.
+
+    Attributes:
+        model: in evaluation mode.
+        stored: what was read: configuration, rules of images, and what was assumed.
+        new: our paths of the arrays that the source has not, and that were drawn.
+        dropped: keys of the source for which the model has no place.
+    """
+
+    model: Any
+    stored: Stored
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
+def from_pretrained(cls: type[Model], path: epath.PathLike, **options: Any) -> Model:
+    """Returns a model with the weights of `path`, in evaluation mode; see `load`."""
+    return load(path, cls, **options).model
+
+
+def load(
+    path: epath.PathLike,
+    cls: type[nnx.Module] | None = None,
+    *,
+    checkpoint: str | int = "latest",
+    average: bool = True,
+    ignore_mismatched_sizes: bool = False,
+    rngs: nnx.Rngs | None = None,
+    **fields: Any,
+) -> Pretrained:
+    """Loads weights under the rules of their source; every array is accounted for.
+
+    Args:
+        path: a directory of Hugging Face's, of timm's or of `save_pretrained`; a file of
+            weights of theirs or of ml-cvnets; a run directory.
+        cls: the class of the model; that of the weights' own head by default. Of another task,
+            the backbone is loaded and the head drawn anew, with a warning.
+        checkpoint: of a run directory: "latest", "best", or a step.
+        average: of a run directory: the moving average of the weights, not the weights.
+        ignore_mismatched_sizes: draw a classifier anew whose number of classes differs.
+        rngs: source of what is drawn anew; seed 0 by default.
+        **fields: fields of `MobileViTV2Config` in the place of the source's.
+
+    Raises:
+        WeightsError: if the path cannot be read, or its weights are not those of this model:
+            all missing, unexpected and mismatched keys are listed.
+    """
+    stored = formats.read(path, checkpoint, average)
+    return place(stored, cls, ignore_mismatched_sizes, rngs, **fields)
+
+
+def place(
+    stored: Stored,
+    cls: type[nnx.Module] | None = None,
+    ignore_mismatched_sizes: bool = False,
+    rngs: nnx.Rngs | None = None,
+    **fields: Any,
+) -> Pretrained:
+    """Puts weights that were read into a model; arguments and errors are those of `load`."""
+    cls = cls or own_class(stored)
+    config = stored.config.replace(**fields)
+    if "seg_head.aux_head.0.block.conv.weight" in stored.arrays:
+        config = config.replace(auxiliary_head=fields.get("auxiliary_head", True))
+    abstract: Any = nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0)))  # type: ignore[call-arg]
+    graphs, parameters, statistics = functional.split(abstract)
+    ours = {**parameters, **statistics}
+    found = _compare(stored, ours, config, bare=cls is MobileViTV2Model)
+    new = _new(found, ours, ignore_mismatched_sizes)
+    dropped = _dropped(found, stored.source)
+    _check(found, new, dropped, stored)
+    _say(stored, found, new, dropped)
+    arrays = found.loaded
+    if new:
+        drawn = cls(config, rngs=rngs or nnx.Rngs(0))  # type: ignore[call-arg]
+        everything = functional.arrays(drawn)
+        arrays = arrays | {path: (everything[0] | everything[1])[path] for path in new}
+    model = functional.merge(
+        graphs.evaluation,
+        {path: arrays[path] for path in parameters},
+        {path: arrays[path] for path in statistics},
+    )
+    return Pretrained(model, stored, tuple(new), tuple(dropped))
+
+
+def own_class(stored: Stored) -> type[nnx.Module]:
+    """Returns the class of the model whose weights these are."""
+    beginnings = {
+        MobileViTV2ForSemanticSegmentation: ("segmentation_head.", "seg_head."),
+        MobileViTV2ForImageClassification: ("classifier.", "head."),
+    }
+    for cls, starts in beginnings.items():
+        if any(key.startswith(starts) for key in stored.arrays):
+            return cls
+    # A run of a classifier without classes has no keys of a head, and is one all the same.
+    return MobileViTV2Model if stored.config.num_labels else MobileViTV2ForImageClassification
+
+
+def _compare(
+    stored: Stored, ours: Mapping[str, Any], config: MobileViTV2Config, bare: bool
+) -> names.Match:
+    prefix = "backbone." if bare else ""
+    table = []
+    for path in ours:
+        try:
+            entry = names.entry_of(prefix + path, stored.source, config.n_attn_blocks)
+        except ValueError:  # the source has no such module; its arrays count as missing
+            entry = names.Entry(path, f"our {path}", "")
+        table.append(dataclasses.replace(entry, path=path))
+    return names.compare(table, ours, stored.arrays)
+
+
+def _new(found: names.Match, ours: Mapping[str, Any], ignore: bool) -> list[str]:
+    """Returns the paths to be drawn: heads that are not there at all, or of other classes."""
+    new = []
+    for head in names.HEADS:
+        paths = {path for path in ours if path.startswith(head)}
+        if paths <= found.missing.keys():
+            new += sorted(paths)
+    if ignore:
+        new += [path for path in found.mismatched if path.startswith(_CLASSIFIERS)]
+    return new
+
+
+def _dropped(found: names.Match, source: str) -> list[str]:
+    """Returns the keys of heads that the model does not have."""
+    return sorted(key for key in found.unexpected if key.startswith(names.head_keys(source)))
+
+
+def _check(found: names.Match, new: list[str], dropped: list[str], stored: Stored) -> None:
+    """Refuses what may neither be drawn nor dropped."""
+    rest = dataclasses.replace(
+        found,
+        missing={path: key for path, key in found.missing.items() if path not in new},
+        mismatched={path: text for path, text in found.mismatched.items() if path not in new},
+        unexpected=[key for key in found.unexpected if key not in dropped],
+    )
+    if rest.complete:
+        return
+    hint = ""
+    if not rest.missing and not rest.unexpected and all(
+        path.startswith(_CLASSIFIERS) for path in rest.mismatched
+    ):
+        hint = (
+            "\nThe number of classes differs: ignore_mismatched_sizes=True draws the classifier "
+            "anew, and num_labels says how many it is to have"
+        )
+    raise WeightsError(f"{stored.where}: the weights do not fit the model\n{rest.listed()}{hint}")
+
+
+def _say(stored: Stored, found: names.Match, new: list[str], dropped: list[str]) -> None:
+    lines = list(stored.assumed)
+    if new:
+        keys = [
+            found.missing.get(path) or found.mismatched[path].partition(":")[0] for path in new
+        ]
+        lines.append(names.listed("newly initialised, to be trained", keys))
+    if dropped:
+        lines.append(names.listed("not used, for the model has no place for them", dropped))
+    broken = [path for path, array in found.loaded.items() if not np.isfinite(array).all()]
+    if broken:
+        lines.append(names.listed("with values that are NaN or infinite", broken))
+    narrow = {str(array.dtype) for array in stored.arrays.values()} & {"float16", "bfloat16"}
+    if narrow:
+        lines.append(f"stored in {' and '.join(sorted(narrow))}, and widened without loss")
+    for line in lines:
+        warnings.warn(f"{stored.where}: {line}", stacklevel=5)
