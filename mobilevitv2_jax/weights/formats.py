@@ -40,7 +40,8 @@ class Stored:
         arrays: by the key that the source gives them in a classifier (`names.full_keys`).
         config: the model, under the rules of the source.
         preprocessor: how images are brought in, in the form of `preprocessor_config.json`.
-        assumed: what the source does not say, and was assumed; a sentence each.
+        assumed: what the source does not say of the model, and was assumed.
+        assumed_images: the same of the images.
     """
 
     where: str
@@ -48,7 +49,8 @@ class Stored:
     arrays: Mapping[str, Any]
     config: MobileViTV2Config
     preprocessor: Mapping[str, Any]
-    assumed: tuple[str, ...] = ()
+    assumed: str = ""
+    assumed_images: str = ""
 
 
 def read(path: epath.PathLike, checkpoint: str | int = "latest", average: bool = True) -> Stored:
@@ -119,7 +121,7 @@ def _read_files(file: epath.Path, directory: epath.Path | None) -> Stored:
     found = read_config(values, arrays, source)
     found = dataclasses.replace(found, where=str(file))
     if images:
-        found = dataclasses.replace(found, preprocessor=images)
+        found = dataclasses.replace(found, preprocessor=images, assumed_images="")
     return _named(found, own="param_dtype" in values)
 
 
@@ -179,7 +181,7 @@ def _with_assumed_images(
     rules = image_rules(crop + 32, crop, _BICUBIC if own else _BILINEAR, flip=not own)
     order = "RGB, bicubic" if own else "BGR, bilinear"
     said = f"there is no {PREPROCESSOR}: images are taken as {order}, {crop + 32} -> {crop} pixels"
-    return Stored("", source, arrays, config, rules, (said,))
+    return Stored("", source, arrays, config, rules, assumed_images=said)
 
 
 def _timm(values: Mapping[str, Any], arrays: Mapping[str, Any], source: str) -> Stored:
@@ -234,12 +236,12 @@ def _bare(values: Mapping[str, Any], arrays: Mapping[str, Any], source: str) -> 
     if source == "hf":
         config = MobileViTV2Config(**fields, **HUGGINGFACE_RULES)
         found = _with_assumed_images(config, arrays, source, own=False)
-        return dataclasses.replace(found, assumed=(*assumed, *found.assumed))
+        return dataclasses.replace(found, assumed=assumed)
     config = MobileViTV2Config(**fields)
     # timm 256 / 0.888, ml-cvnets: both 288. A segmentation is evaluated at a short side of 512.
     segments = any(key.startswith("seg_head.") for key in arrays)
     rules = image_rules(512, None) if segments else image_rules(288, 256)
-    return Stored("", source, arrays, config, rules, tuple(assumed))
+    return Stored("", source, arrays, config, rules, assumed)
 
 
 def _named(found: Stored, own: bool) -> Stored:
@@ -263,7 +265,9 @@ def _read_run(directory: epath.Path, checkpoint: str | int, average: bool) -> St
     """Reads a checkpoint of a run of ours."""
     saved = directory / "checkpoints"
     if not (directory / "model" / "config.json").exists() or not saved.exists():
-        raise WeightsError(f"{directory} has no checkpoint yet: let the training run until it saves")
+        raise WeightsError(
+            f"{directory} has no checkpoint yet: let the training run until it saves"
+        )
     run = from_json((directory / "config.json").read_text(), str(directory / "config.json"))
     config = MobileViTV2Config.from_pretrained(directory / "model")
     images = _json(directory / "model" / PREPROCESSOR)

@@ -169,8 +169,10 @@ def _check(found: names.Match, new: list[str], dropped: list[str], stored: Store
     if rest.complete:
         return
     hint = ""
-    if not rest.missing and not rest.unexpected and all(
-        path.startswith(_CLASSIFIERS) for path in rest.mismatched
+    if (
+        not rest.missing
+        and not rest.unexpected
+        and all(path.startswith(_CLASSIFIERS) for path in rest.mismatched)
     ):
         hint = (
             "\nThe number of classes differs: ignore_mismatched_sizes=True draws the classifier "
@@ -180,11 +182,9 @@ def _check(found: names.Match, new: list[str], dropped: list[str], stored: Store
 
 
 def _say(stored: Stored, found: names.Match, new: list[str], dropped: list[str]) -> None:
-    lines = list(stored.assumed)
+    lines = [stored.assumed] if stored.assumed else []
     if new:
-        keys = [
-            found.missing.get(path) or found.mismatched[path].partition(":")[0] for path in new
-        ]
+        keys = [found.missing.get(path) or found.mismatched[path].partition(":")[0] for path in new]
         lines.append(names.listed("newly initialised, to be trained", keys))
     if dropped:
         lines.append(names.listed("not used, for the model has no place for them", dropped))

@@ -34,7 +34,9 @@ def save_pretrained(
         )
     lines = _differences(model.config)
     if getattr(model, "auxiliary_head", None) is not None:
-        lines.append("the auxiliary head is left out: Hugging Face has none, and it serves training alone")
+        lines.append(
+            "the auxiliary head is left out: Hugging Face has none, and it serves training alone"
+        )
     for line in lines:
         warnings.warn(line, stacklevel=3)
     arrays = names.state_dict(model, format, without=("auxiliary_head.",))

@@ -40,8 +40,8 @@ def width_of(architecture: str) -> float | None:
     return width if width in WIDTHS else None
 
 
-def infer(arrays: Mapping[str, np.ndarray], source: str) -> tuple[dict[str, Any], list[str]]:
-    """Returns fields of the config, and what they assume that shapes do not tell.
+def infer(arrays: Mapping[str, np.ndarray], source: str) -> tuple[dict[str, Any], str]:
+    """Returns fields of the config, and in a sentence what they assume that shapes do not tell.
 
     Args:
         arrays: of a whole model, by `names.full_keys`.
@@ -63,23 +63,26 @@ def infer(arrays: Mapping[str, np.ndarray], source: str) -> tuple[dict[str, Any]
     fields = {"width_multiplier": _width(stem[0], stages, attention), "num_channels": stem[1]}
     if not any(key.startswith(("segmentation_head.", "seg_head.")) for key in arrays):
         bare = not any(key.startswith(("classifier.", "head.")) for key in arrays)
-        return fields | {"num_labels": 0 if bare else shape("classifier")[0]}, []
+        return fields | {"num_labels": 0 if bare else shape("classifier")[0]}, ""
 
     classes = shape("segmentation_head.classifier")[0]
+    pyramid = any(key.startswith("seg_head.psp_layer.") for key in arrays)
+    last = "fuse" if pyramid else "project"
     fields |= {
         "num_labels": classes,
         "image_size": 512,
-        "aspp_out_channels": shape("segmentation_head.project.convolution")[0],
+        "segmentation_head": "pspnet" if pyramid else "deeplabv3",
+        "aspp_out_channels": shape(f"segmentation_head.{last}.convolution")[0],
         "auxiliary_head": any(key.startswith("seg_head.aux_head.") for key in arrays),
         "align_corners": source == "cvnets",
     }
     if classes in _SEGMENTATIONS:
-        return fields | _SEGMENTATIONS[classes], []
+        return fields | _SEGMENTATIONS[classes], ""
     said = (
-        f"that {classes} classes go with output_stride=16 and atrous_rates=(6, 12, 18), as "
-        "Pascal VOC's do, which no shape tells: give these arguments where they differ"
+        f"output_stride=16 and atrous_rates=(6, 12, 18) are assumed for its {classes} classes, as "
+        "for Pascal VOC's: no shape tells them, so give these arguments where they differ"
     )
-    return fields | _SEGMENTATIONS[21], [said]
+    return fields | _SEGMENTATIONS[21], said
 
 
 def _width(stem: int, stages: tuple[int, ...], attention: tuple[int, ...]) -> float:

@@ -1,0 +1,264 @@
+"""`from_pretrained` and `save_pretrained`: every array is accounted for, whatever the source."""
+
+import json
+
+import numpy as np
+import pytest
+from flax import nnx
+from reference_weights import reference_weights, shapes_of
+
+import mobilevitv2_jax as mv
+from mobilevitv2_jax.errors import WeightsError
+from mobilevitv2_jax.models import functional
+from mobilevitv2_jax.weights import pretrained, tensors
+
+FIELDS = {
+    "width_multiplier": 0.25,
+    "n_attn_blocks": (1, 1, 1),
+    "base_attn_unit_dims": (16, 24, 32),
+    "aspp_out_channels": 16,
+    "odd_size_rule": "drop",
+    "id2label": {0: "cat", 1: "dog", 2: "cow"},
+}
+CLASSES = (
+    mv.MobileViTV2Model,
+    mv.MobileViTV2ForImageClassification,
+    mv.MobileViTV2ForSemanticSegmentation,
+)
+QKV = "mobilevitv2.encoder.layer.2.transformer.layer.0.attention.qkv_proj.convolution.weight"
+
+
+def make(cls=mv.MobileViTV2ForImageClassification, **fields):
+    """Returns a model whose weights are those of `reference_weights`, in evaluation mode."""
+    model = cls(mv.MobileViTV2Config(**{**FIELDS, **fields}), rngs=nnx.Rngs(0))
+    mv.weights.load_state_dict(model, reference_weights(shapes_of(mv.weights.state_dict(model))))
+    return model.eval() or model
+
+
+def arrays_of(model):
+    parameters, statistics = functional.arrays(model)
+    return {path: np.asarray(x) for path, x in {**parameters, **statistics}.items()}
+
+
+def assert_equal(left, right):
+    assert left.keys() == right.keys()
+    for path, x in left.items():
+        np.testing.assert_array_equal(x, right[path], err_msg=path)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The directories of one model of each class."""
+    places = {cls: tmp_path_factory.mktemp(cls.__name__) for cls in CLASSES}
+    for cls, place in places.items():
+        make(cls).save_pretrained(place)
+    return places
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    """Returns a function that copies a saved classifier with changes to its arrays."""
+
+    def change(changes, cls=mv.MobileViTV2ForImageClassification, **values):
+        arrays = tensors.read(saved[cls] / "model.safetensors")
+        arrays = {key: x for key, x in {**arrays, **changes}.items() if x is not None}
+        tensors.write_safetensors(tmp_path / "model.safetensors", arrays)
+        config = json.loads((saved[cls] / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**config, **values}))
+        return tmp_path
+
+    return change
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_what_is_saved_loads_to_the_bit_with_its_config_in_evaluation_mode(cls, saved, recwarn):
+    model = cls.from_pretrained(saved[cls])
+    assert type(model) is cls and not recwarn.list
+    assert_equal(arrays_of(model), arrays_of(make(cls)))
+    assert model.config == make(cls).config
+    assert model.config.id2label == FIELDS["id2label"]
+    graph = nnx.graphdef(make(cls))
+    assert nnx.graphdef(model) == graph
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_without_a_class_the_weights_say_which_it_is(cls, saved):
+    assert type(pretrained.load(saved[cls]).model) is cls
+
+
+def test_a_classifier_loads_into_the_backbone_and_names_what_it_leaves(saved):
+    with pytest.warns(UserWarning, match="2 not used.*\n  classifier.bias\n  classifier.weight"):
+        model = mv.MobileViTV2Model.from_pretrained(saved[mv.MobileViTV2ForImageClassification])
+    whole = arrays_of(make())
+    expected = {path: whole[f"backbone.{path}"] for path in arrays_of(model)}
+    assert_equal(arrays_of(model), expected)
+
+
+@pytest.mark.parametrize("source", [CLASSES[0], CLASSES[1]])
+def test_a_backbone_loads_into_a_segmenter_whose_head_is_new_and_listed(source, saved):
+    with pytest.warns(UserWarning) as caught:
+        model = mv.MobileViTV2ForSemanticSegmentation.from_pretrained(
+            saved[source], num_labels=5, output_stride=16
+        )
+    said = "\n".join(str(warning.message) for warning in caught)
+    assert "newly initialised" in said and "segmentation_head.classifier.convolution.bias" in said
+    assert ("classifier.weight" in said) == (source is CLASSES[1])
+    assert model.config.num_labels == 5 and model.config.output_stride == 16
+    arrays = arrays_of(model)
+    for path, x in arrays_of(make(source)).items():
+        if not path.startswith("classifier."):
+            path = "backbone." + path.removeprefix("backbone.")
+            np.testing.assert_array_equal(arrays[path], x)
+    assert np.isfinite(arrays["segmentation_head.classifier.kernel"]).all()
+
+
+def test_another_number_of_classes_replaces_the_head_only_when_asked(saved):
+    place = saved[mv.MobileViTV2ForImageClassification]
+    with pytest.raises(WeightsError, match="2 mismatched(.|\n)*ignore_mismatched_sizes=True"):
+        mv.MobileViTV2ForImageClassification.from_pretrained(place, num_labels=7)
+    with pytest.warns(UserWarning, match="newly initialised(.|\n)*classifier.weight"):
+        model = mv.MobileViTV2ForImageClassification.from_pretrained(
+            place, num_labels=7, ignore_mismatched_sizes=True
+        )
+    assert model.classifier.kernel.shape == (128, 7)
+    assert model.config.id2label[6] == "LABEL_6"
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_an_incomplete_backbone_is_refused_for_every_task(cls, copy):
+    with pytest.raises(WeightsError, match=f"1 missing:\n  {QKV}"):
+        cls.from_pretrained(copy({QKV: None}))
+
+
+def test_a_part_of_a_head_and_a_stranger_are_refused(copy):
+    with pytest.raises(WeightsError) as caught:
+        mv.MobileViTV2ForImageClassification.from_pretrained(
+            copy({"classifier.bias": None, "mobilevitv2.extra": np.zeros(3, np.float32)})
+        )
+    assert "1 missing:\n  classifier.bias" in str(caught.value)
+    assert "1 unexpected:\n  mobilevitv2.extra" in str(caught.value)
+
+
+def test_a_backbone_of_another_shape_is_refused_even_when_classes_may_differ(copy):
+    with pytest.raises(WeightsError, match=rf"1 mismatched:\n  {QKV}: expected float32 \[17, 8"):
+        mv.MobileViTV2ForImageClassification.from_pretrained(
+            copy({QKV: np.zeros((3, 3, 1, 1), np.float32)}), ignore_mismatched_sizes=True
+        )
+
+
+def test_values_that_are_not_finite_are_named(copy):
+    bias = np.array([0, np.nan, 0], np.float32)
+    with pytest.warns(UserWarning, match="1 with values that are NaN or infinite:\n  classifier"):
+        mv.MobileViTV2ForImageClassification.from_pretrained(copy({"classifier.bias": bias}))
+
+
+def test_half_precision_is_widened_without_loss_and_told(copy, saved):
+    whole = tensors.read(saved[CLASSES[1]] / "model.safetensors")
+    half = {key: x.astype(np.float16) for key, x in whole.items() if x.dtype == np.float32}
+    with pytest.warns(UserWarning, match="stored in float16, and widened"):
+        model = mv.MobileViTV2ForImageClassification.from_pretrained(copy(half))
+    again = mv.weights.state_dict(model)
+    for key, x in half.items():
+        np.testing.assert_array_equal(again[key], x.astype(np.float32))
+
+
+def test_a_config_of_hugging_face_s_own_brings_its_rules_and_ours_win_where_we_wrote(copy, saved):
+    model = mv.MobileViTV2ForImageClassification.from_pretrained(
+        copy({}, dilation_rule="cvnets", odd_size_rule="resize_back")
+    )
+    assert (model.config.dilation_rule, model.config.odd_size_rule) == ("cvnets", "resize_back")
+    path = saved[CLASSES[1]] / "config.json"
+    ours = ("dilation_rule", "odd_size_rule", "param_dtype", "depthwise")
+    theirs = {key: x for key, x in json.loads(path.read_text()).items() if key not in ours}
+    place = copy({})
+    (place / "config.json").write_text(json.dumps(theirs))
+    loaded = pretrained.load(place)
+    assert "BGR, bilinear, 288 -> 256" in loaded.stored.assumed_images
+    model = loaded.model
+    assert (model.config.dilation_rule, model.config.odd_size_rule) == ("huggingface", "drop")
+    model = mv.MobileViTV2ForImageClassification.from_pretrained(place, odd_size_rule="resize")
+    assert model.config.odd_size_rule == "resize"
+
+
+def test_shards_are_read_as_one_and_refused_when_they_are_not_all_there(saved, tmp_path):
+    whole = tensors.read(saved[CLASSES[1]] / "model.safetensors")
+    keys = sorted(whole)
+    places = {key: f"model-0000{1 + (i % 2)}-of-00002.safetensors" for i, key in enumerate(keys)}
+    for shard in set(places.values()):
+        part = {key: whole[key] for key in keys if places[key] == shard}
+        tensors.write_safetensors(tmp_path / shard, part)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    (tmp_path / "config.json").write_text((saved[CLASSES[1]] / "config.json").read_text())
+    model = mv.MobileViTV2ForImageClassification.from_pretrained(tmp_path)
+    assert_equal(arrays_of(model), arrays_of(make()))
+    index.write_text(json.dumps({"weight_map": {**places, "head.weight": "../away.safetensors"}}))
+    with pytest.raises(WeightsError, match="must be a file beside it"):
+        mv.MobileViTV2ForImageClassification.from_pretrained(tmp_path)
+    index.write_text(
+        json.dumps({"weight_map": {**places, "head.weight": keys and places[keys[0]]}})
+    )
+    with pytest.raises(WeightsError, match="differ in 1 tensors, one of them head.weight"):
+        mv.MobileViTV2ForImageClassification.from_pretrained(tmp_path)
+    index.write_text(json.dumps({"weight_map": places}))
+    (tmp_path / places[keys[1]]).unlink()
+    with pytest.raises(WeightsError, match="-00002-of-00002.safetensors, which is not there"):
+        mv.MobileViTV2ForImageClassification.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("offset", [3, 200, -3], ids=["length", "header", "numbers"])
+def test_a_flipped_bit_anywhere_is_noticed(offset, saved, tmp_path):
+    place = tmp_path / "model.safetensors"
+    data = bytearray((saved[CLASSES[1]] / "model.safetensors").read_bytes())
+    data[offset] ^= 4
+    place.write_bytes(data)
+    (tmp_path / "config.json").write_text((saved[CLASSES[1]] / "config.json").read_text())
+    with pytest.raises(WeightsError, match=r"model.safetensors is damaged|do not fit"):
+        mv.MobileViTV2ForImageClassification.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, 5, 300, -1])
+def test_a_truncated_file_is_refused_by_name(length, saved, tmp_path):
+    place = tmp_path / "model.safetensors"
+    place.write_bytes((saved[CLASSES[1]] / "model.safetensors").read_bytes()[:length])
+    (tmp_path / "config.json").write_text((saved[CLASSES[1]] / "config.json").read_text())
+    with pytest.raises(WeightsError, match="model.safetensors is damaged"):
+        mv.MobileViTV2ForImageClassification.from_pretrained(tmp_path)
+
+
+def test_what_is_no_model_of_this_kind_is_refused_by_name(tmp_path, copy):
+    load = mv.MobileViTV2ForImageClassification.from_pretrained
+    with pytest.raises(WeightsError, match="nowhere does not exist"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WeightsError, match="empty holds no weights"):
+        load(tmp_path / "empty")
+    with pytest.raises(WeightsError, match="model_type must be 'mobilevitv2', got 'vit'"):
+        load(copy({}, model_type="vit"))
+    path = copy({}) / "config.json"
+    path.write_text(json.dumps({"architecture": "resnet50"}))
+    with pytest.raises(WeightsError, match="timm's 'resnet50'"):
+        load(tmp_path)
+    path.write_text("{")
+    with pytest.raises(WeightsError, match="config.json is not valid JSON"):
+        load(tmp_path)
+    other = tmp_path / "other.safetensors"
+    tensors.write_safetensors(other, {"conv1.weight": np.zeros((4, 3, 3, 3), np.float32)})
+    with pytest.raises(WeightsError, match="holds no MobileViTV2 .* its keys are conv1.weight"):
+        load(other)
+
+
+def test_an_unknown_option_names_the_nearest_field(saved):
+    with pytest.raises(TypeError, match="did you mean 'num_labels'"):
+        mv.MobileViTV2ForImageClassification.from_pretrained(saved[CLASSES[1]], num_label=3)
+
+
+def test_saving_says_which_of_the_models_rules_hugging_face_does_not_have(tmp_path):
+    model = make(CLASSES[2], output_stride=16, odd_size_rule="resize", auxiliary_head=False)
+    with pytest.warns(UserWarning) as caught:
+        model.save_pretrained(tmp_path)
+    said = "\n".join(str(warning.message) for warning in caught)
+    assert "dilation_rule='cvnets': at output_stride 16" in said
+    assert "odd_size_rule='resize'" in said
+    with pytest.raises(WeightsError, match="format must be one of hf.*got 'tim'"):
+        model.save_pretrained(tmp_path, format="tim")
