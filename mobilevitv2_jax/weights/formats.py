@@ -1,6 +1,7 @@
 """What a path holds: weights, configuration and image rules, whichever project wrote it.
 
-The rules of a source are part of its weights: with others they give other outputs (`docs/peers.md`).
+The rules of a source are part of its weights, which under others give other outputs: see
+`docs/peers.md`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ PREPROCESSOR = "preprocessor_config.json"
 _BILINEAR, _BICUBIC = 2, 3  # Pillow's numbers, with which these files name filters
 _TIMM_FILTERS = {"bilinear": _BILINEAR, "bicubic": _BICUBIC}
 
-HUGGINGFACE_RULES = {"dilation_rule": "huggingface", "odd_size_rule": "drop"}
+HUGGINGFACE_RULES: dict[str, Any] = {"dilation_rule": "huggingface", "odd_size_rule": "drop"}
 """How Hugging Face's model computes; that of the original and of timm is our default."""
 
 

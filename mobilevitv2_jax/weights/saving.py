@@ -47,8 +47,8 @@ def save_pretrained(
     tensors.write_safetensors(path / tensors.WHOLE[0], arrays)
     write_whole(path / "config.json", _text(values))
     if processor is not None:
-        values = processor if isinstance(processor, Mapping) else processor.to_dict()
-        write_whole(path / formats.PREPROCESSOR, _text(values))
+        images = processor if isinstance(processor, Mapping) else processor.to_dict()
+        write_whole(path / formats.PREPROCESSOR, _text(images))
 
 
 def _text(values: Mapping[str, Any]) -> str:

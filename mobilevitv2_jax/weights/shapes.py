@@ -60,7 +60,10 @@ def infer(arrays: Mapping[str, np.ndarray], source: str) -> tuple[dict[str, Any]
     stem = shape("backbone.stem.convolution")
     stages = tuple(shape(f"{stage}.convolution")[0] for stage in _STAGES)
     attention = tuple(shape(f"backbone.stages.{stage}.1.enter")[0] for stage in (2, 3, 4))
-    fields = {"width_multiplier": _width(stem[0], stages, attention), "num_channels": stem[1]}
+    fields: dict[str, Any] = {
+        "width_multiplier": _width(stem[0], stages, attention),
+        "num_channels": stem[1],
+    }
     if not any(key.startswith(("segmentation_head.", "seg_head.")) for key in arrays):
         bare = not any(key.startswith(("classifier.", "head.")) for key in arrays)
         return fields | {"num_labels": 0 if bare else shape("classifier")[0]}, ""
