@@ -14,6 +14,7 @@ _HOMES = {
     "MobileViTV2Model": "mobilevitv2_jax.models.backbone",
     "MobileViTV2ForImageClassification": "mobilevitv2_jax.models.tasks",
     "MobileViTV2ForSemanticSegmentation": "mobilevitv2_jax.models.tasks",
+    "MobileViTImageProcessor": "mobilevitv2_jax.processing",
     "create_model": "mobilevitv2_jax.models.zoo",
     "list_models": "mobilevitv2_jax.models.zoo",
 }

@@ -35,3 +35,7 @@ class DeviceMemoryError(UserError, RuntimeError):
 
 class WeightsError(UserError, ValueError):
     """A file of weights that cannot be read, or whose weights are another model's."""
+
+
+class ImageError(UserError, ValueError):
+    """A picture that cannot be read, or that is none."""

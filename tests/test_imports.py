@@ -22,6 +22,7 @@ ORDER = (
     "models.config",
     "config",
     "validation",
+    "images",
     "models",
     "processing",
     "weights",

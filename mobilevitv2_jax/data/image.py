@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from mobilevitv2_jax import images
+
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -69,14 +71,5 @@ def resize_short_side(
 def center_crop(
     image: UInt8[np.ndarray, "in_height in_width 3"], size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """Cuts the central square out; an image that is too small is padded with zeros.
-
-    The square begins at (side - size) // 2, as in Hugging Face's processor.
-    """
-    height, width = image.shape[:2]
-    top, left = (height - size) // 2, (width - size) // 2
-    if top < 0 or left < 0:
-        above, before = max(-top, 0), max(-left, 0)
-        image = np.pad(image, ((above, above), (before, before), (0, 0)))
-        top, left = top + above, left + before
-    return image[top : top + size, left : left + size]
+    """Cuts the central square out; an image that is too small is padded with zeros."""
+    return images.center_crop(image, (size, size))

@@ -60,7 +60,7 @@ def make_divisible(value: float, divisor: int = 8, minimum: int | None = None) -
     return rounded + divisor if rounded < 0.9 * value else rounded
 
 
-def _names_unknown_arguments(cls: type[T]) -> type[T]:
+def names_unknown_arguments(cls: type[T]) -> type[T]:
     """Makes a dataclass name the nearest field when it is given an argument it does not know."""
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     init = cls.__init__
@@ -76,7 +76,7 @@ def _names_unknown_arguments(cls: type[T]) -> type[T]:
     return cls
 
 
-@_names_unknown_arguments
+@names_unknown_arguments
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MobileViTV2Config:
     """Shape and behaviour of a MobileViTV2; immutable, checked when it is made.

@@ -8,22 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-
-@functools.lru_cache(maxsize=256)
-def _weights(source: int, target: int, align_corners: bool) -> np.ndarray:
-    """Returns the [target, source] matrix of linear interpolation along one axis."""
-    positions = np.arange(target, dtype=np.float64)
-    if align_corners:
-        positions *= (source - 1) / (target - 1) if target > 1 else 0.0
-    else:
-        positions = np.maximum((positions + 0.5) * source / target - 0.5, 0.0)
-    low = np.minimum(positions.astype(np.int64), source - 1)
-    high = np.minimum(low + 1, source - 1)
-    share = positions - low
-    matrix = np.zeros((target, source))
-    np.add.at(matrix, (np.arange(target), low), 1 - share)
-    np.add.at(matrix, (np.arange(target), high), share)
-    return matrix
+from mobilevitv2_jax.models import interpolation
 
 
 def resize_bilinear(
@@ -35,7 +20,7 @@ def resize_bilinear(
     """
     for axis, target in enumerate(size, start=1):
         if x.shape[axis] != target:
-            x = _along(x, axis, _weights(x.shape[axis], target, align_corners))
+            x = _along(x, axis, interpolation.matrix(x.shape[axis], target, align_corners))
     return x
 
 

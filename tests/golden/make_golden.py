@@ -3,9 +3,9 @@
     python tests/golden/make_golden.py
 
 `huggingface.npz` holds Hugging Face's classifier at every width, `conventions.npz` the cases in
-which the peers differ. It needs torch, transformers and timm (the `oracle` extra) and some minutes.
-The references run in float64, on weights that are exact in float32; their outputs are rounded to
-float32 in the end.
+which the peers differ, `processing.npz` pixels of Hugging Face's image processor. It needs torch,
+transformers and timm (the `oracle` extra) and some minutes. The references run in float64, on
+weights that are exact in float32; their outputs are rounded to float32 in the end.
 """
 
 from __future__ import annotations
@@ -21,8 +21,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from oracle.cases import GOLDEN  # noqa: E402
 from oracle.comparison import reference_outputs, timm  # noqa: E402
+from oracle.test_processing import FILE as PROCESSING  # noqa: E402
+from oracle.test_processing import their_processor  # noqa: E402
+from processing_cases import GOLDEN as PICTURES  # noqa: E402
+from processing_cases import picture  # noqa: E402
 from reference_torch import (  # noqa: E402
     channels_first,
+    channels_last,
     huggingface,
     loss_of,
     run,
@@ -75,9 +80,19 @@ def conventions() -> dict[str, np.ndarray]:
     return kept
 
 
+def pixels() -> dict[str, np.ndarray]:
+    """Returns bytes, channels last, as Hugging Face's processor cuts them out."""
+    kept = {}
+    for name, (size, rules) in PICTURES.items():
+        processor = their_processor(**rules, do_rescale=False)
+        kept[name] = channels_last(processor(picture(size), return_tensors="pt")["pixel_values"])[0]
+    return kept
+
+
 @torch.no_grad()
 def main() -> None:
-    """Writes both files."""
+    """Writes the files."""
+    np.savez_compressed(PROCESSING, **pixels())
     np.savez_compressed(CONVENTIONS, **conventions())
     kept = {"torch": torch.__version__, "transformers": transformers.__version__}
     for width, labels in [(width, LABELS) for width in WIDTHS] + [(1.0, 1000)]:
