@@ -295,17 +295,21 @@ class MobileViTImageProcessor:
         """Reads the processor that belongs to weights.
 
         Args:
-            path: preprocessor_config.json, its directory, or a run directory.
+            path: preprocessor_config.json, its directory, or whatever else the models'
+                `from_pretrained` takes: the rules of timm, ml-cvnets and of runs are known.
             **changes: fields that are to differ.
 
         Raises:
-            ImageError: if there is no such file, or it is not valid JSON.
+            ImageError: if the file is not valid JSON.
+            WeightsError: if there is none, and no weights either.
         """
         given = epath.Path(path)
         for file in (given, given / FILE, given / "model" / FILE):
             if file.suffix == ".json" and file.is_file():
                 return cls.from_dict(_read_json(file), **changes)
-        raise ImageError(f"{path} holds no {FILE}")
+        from mobilevitv2_jax.weights import formats
+
+        return cls.from_dict(formats.read(path).preprocessor, **changes)
 
     def save_pretrained(self, directory: epath.PathLike) -> None:
         """Writes preprocessor_config.json into `directory`, which is made if need be."""

@@ -32,8 +32,12 @@ ORDER = (
     "export",
     "cli",
 )
-# `from_pretrained` and `save_pretrained` of the models import them inside the function.
-DELEGATES = (("models", "weights.pretrained"), ("models", "weights.saving"))
+# `from_pretrained` and `save_pretrained` import them inside the function.
+DELEGATES = (
+    ("models", "weights.pretrained"),
+    ("models", "weights.saving"),
+    ("processing", "weights.formats"),
+)
 
 
 def modules():

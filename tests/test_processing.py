@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,10 @@ from PIL import Image
 from processing_cases import GOLDEN, picture
 
 import mobilevitv2_jax as mv
-from mobilevitv2_jax.errors import ImageError
+from mobilevitv2_jax.errors import ImageError, WeightsError
 from mobilevitv2_jax.models.outputs import SemanticSegmenterOutput
 from mobilevitv2_jax.models.resize import resize_bilinear
+from mobilevitv2_jax.weights import formats
 
 FILE = pathlib.Path(__file__).parent / "golden" / "processing.npz"
 PUBLISHED = {  # of apple/mobilevitv2-1.0-imagenet1k-256
@@ -217,3 +219,13 @@ mv.MobileViTImageProcessor()(numpy.zeros((9, 9, 3), numpy.uint8))
 assert not {"jax", "flax", "cv2", "matplotlib"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_weights_without_a_file_of_their_own_bring_the_rules_of_their_source(tmp_path, monkeypatch):
+    with pytest.raises(WeightsError, match="holds no weights"):
+        mv.MobileViTImageProcessor.from_pretrained(tmp_path)
+    stored = types.SimpleNamespace(preprocessor=formats.image_rules(288, 256))
+    monkeypatch.setattr(formats, "read", lambda path: stored)
+    processor = mv.MobileViTImageProcessor.from_pretrained(tmp_path)
+    assert processor.size == {"shortest_edge": 288} and processor.resample == 3
+    assert not processor.do_flip_channel_order
