@@ -3,9 +3,11 @@
 import dataclasses
 import functools
 import io
+import tarfile
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from mobilevitv2_jax.data import array_record
 from mobilevitv2_jax.data.image import CorruptError
@@ -60,3 +62,21 @@ def write_noise(data_dir, splits, **options):
     """Writes a set of noise in shards of about 500 bytes as they are estimated."""
     options = {"processes": 0, "tell": lambda progress: None, "shard_bytes": 500, **options}
     return array_record.write(NOISE, splits, data_dir, **options)
+
+
+def cmyk(seed, size=(12, 16)):
+    """Returns a CMYK JPEG as Photoshop writes it: with inverted inks."""
+    buffer = io.BytesIO()
+    Image.fromarray(noise(seed, size)).convert("CMYK").save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def tar(members):
+    """Returns an archive of `{name: bytes}`."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import pathlib
 import sys
 import traceback
 
-from mobilevitv2_jax.cli import help, processes
-from mobilevitv2_jax.errors import ConfigError, UserError
-from mobilevitv2_jax.models.config import nearest
+from mobilevitv2_jax.cli import processes
+from mobilevitv2_jax.cli.verbs import dispatch
+from mobilevitv2_jax.errors import UserError
 
 VERBS = {
     "train": ("mobilevitv2_jax.cli.train", "train a model, or continue a run"),
     "eval": ("mobilevitv2_jax.cli.evaluate", "evaluate a checkpoint of a run"),
     "inspect": ("mobilevitv2_jax.cli.inspect", "tell what a config leads to, without training"),
+    "prepare": ("mobilevitv2_jax.cli.prepare", "make a data set of archives or folders of images"),
     "compile": ("mobilevitv2_jax.cli.compile", "compile for a TPU pod, without the pod"),
 }
 """What each verb does, and the module whose `run(argv)` does it: imported when it is used."""
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     # Orbax warns through absl of what its users asked for; what matters here is said by errors.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
-        status = _dispatch(sys.argv[1:] if argv is None else argv)
+        status = dispatch("mobilevitv2", VERBS, sys.argv[1:] if argv is None else argv)
         processes.finish()
     except UserError as error:
         lines = (line.strip() for line in str(error).splitlines())
@@ -57,18 +57,3 @@ def main(argv: list[str] | None = None) -> None:
 def _cache_directory() -> pathlib.Path:
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return pathlib.Path(home).expanduser() / "mobilevitv2_jax" / "xla"
-
-
-def _dispatch(argv: list[str]) -> int:
-    if not argv or help.wanted(argv[:1]):
-        verbs = "".join(f"  {verb:<10}{line}\n" for verb, (_, line) in VERBS.items())
-        sys.stdout.write(
-            f"mobilevitv2 VERB [options]\n\n{verbs}\nmobilevitv2 VERB --help tells more.\n"
-        )
-        return 0
-    verb, *arguments = argv
-    if verb not in VERBS:
-        raise ConfigError(
-            f"unknown verb {verb!r}{nearest(verb, VERBS)}; there are {', '.join(VERBS)}"
-        )
-    return importlib.import_module(VERBS[verb][0]).run(arguments)

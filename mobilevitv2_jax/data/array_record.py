@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import io
 import json
 import math
 import os
@@ -110,6 +111,11 @@ def classification_features(class_names: Sequence[str], encoding_format: str | N
             "file_name": tfds.features.Text(),
         }
     )
+
+
+def classification_record(data: bytes, label: int, file_name: str, remark: str = "") -> Record:
+    """Returns an encoded image and its class, for `classification_features`."""
+    return Record({"image": io.BytesIO(data), "label": label, "file_name": file_name}, remark)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -23,6 +24,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from mobilevitv2_jax.data.array_record import (
+    Description,
+    Record,
+    classification_features,
+    classification_record,
+)
+from mobilevitv2_jax.data.image import CorruptError, decode
 from mobilevitv2_jax.errors import DataError
 
 SPLITS = ("train", "val")
@@ -30,8 +38,18 @@ SPLITS = ("train", "val")
 HELD_OUT = 0.2  # of every class, where there is no val/
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
-Listing = Mapping[str, list[str]]
-"""Paths of images by class; from the directory that holds them all."""
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The images of a split.
+
+    Attributes:
+        root: where paths start.
+        paths: of the images, by class.
+    """
+
+    root: pathlib.Path
+    paths: Mapping[str, list[str]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,43 +102,62 @@ def load(split: str, directory: str = "") -> FolderSource:
     Raises:
         DataError: if there are no images, a class has none, or a list cannot be read.
     """
-    splits, names = read(directory)
-    return _source(split, splits[split], names, directory)
+    return load_both(directory)[split]
 
 
-def read(directory: str) -> tuple[dict[str, Listing], tuple[str, ...]]:
-    """Returns the images of both splits by class, and the names of the classes in order."""
-    root = pathlib.Path(directory)
-    if not directory or not root.exists():
-        raise DataError(
-            "config.data.directory must be a folder of images or a .csv of paths and labels, "
-            f"got {directory!r}"
-        )
-    train, val = (_listing(root, split) for split in SPLITS)
-    if val is not None and train is None:
-        raise DataError(f"{root} has images to hold out, in val, and none to train on, in train")
-    if train is None:
-        train = _read_list(root) if root.suffix == ".csv" else _walk(root, root)
-    names = _order(train)
-    if val is None:
-        train, val = _hold_out(train)
-    unknown = sorted(val.keys() - train.keys())
+def load_both(directory: str, val: str = "") -> dict[str, FolderSource]:
+    """Lists the images of both splits.
+
+    Args:
+        directory: as for `load`.
+        val: a folder of classes, or a list, that holds the split "val"; all of `directory` is
+            "train" then.
+
+    Raises:
+        DataError: as for `load`.
+    """
+    train, held_out = _read_both(directory)
+    if val:
+        train, held_out = _read(directory), _read(val)
+    names = _order(train.paths)
+    if held_out is None:
+        train, held_out = _hold_out(train)
+    unknown = sorted(held_out.paths.keys() - train.paths.keys())
     if unknown:
         raise DataError(
-            f"{root}: {unknown[0]!r} of val is no class of train ({len(names)} classes)"
+            f"{held_out.root}: {unknown[0]!r} is no class of {train.root}, "
+            f"which has {len(names)}: {', '.join(names[:5])}{', ...' * (len(names) > 5)}"
         )
-    return {"train": train, "val": val}, names
+    return {
+        "train": _source("train", train, names),
+        "val": _source("val", held_out, names),
+    }
 
 
-def _listing(root: pathlib.Path, split: str) -> Listing | None:
-    """Returns the images of a split that has a folder or a list of its own."""
-    folder, table = root / split, root / f"{split}.csv"
-    if folder.is_dir():
-        return _walk(folder, root)
-    return _read_list(table) if table.is_file() else None
+def _read_both(directory: str) -> tuple[Listing, Listing | None]:
+    """Returns the images to train on, and those that are held out already."""
+    root = pathlib.Path(directory)
+    parts = []
+    for split in SPLITS:
+        found = (root / split, root / f"{split}.csv")
+        parts.append(next((path for path in found if path.exists()), None))
+    train, val = parts
+    if val and not train:
+        raise DataError(f"{root} has images to hold out, in {val.name}, and no train beside it")
+    return _read(train or directory), _read(val) if val else None
 
 
-def _walk(folder: pathlib.Path, root: pathlib.Path) -> Listing:
+def _read(place: str | pathlib.Path) -> Listing:
+    path = pathlib.Path(place)
+    if not place or not path.exists():
+        raise DataError(
+            "images must be in a folder for each class, or in a .csv of paths and labels; there "
+            f"is no such folder or file: {str(place)!r}"
+        )
+    return _read_list(path) if path.suffix == ".csv" else _walk(path)
+
+
+def _walk(folder: pathlib.Path) -> Listing:
     """Returns the images below each folder in `folder`, in the order of their names."""
     classes = sorted(
         entry.name
@@ -129,14 +166,14 @@ def _walk(folder: pathlib.Path, root: pathlib.Path) -> Listing:
     )
     if not classes:
         raise DataError(f"{folder} must have a folder of images for each class, and has no folder")
-    listing = {name: sorted(_images(folder / name, root)) for name in classes}
-    empty = [name for name, paths in listing.items() if not paths]
+    paths = {name: sorted(_images(folder / name, folder)) for name in classes}
+    empty = [name for name, found in paths.items() if not found]
     if empty:
         raise DataError(
             f"{folder / empty[0]} has no images ({', '.join(EXTENSIONS)}): "
             "remove it, if it is no class"
         )
-    return listing
+    return Listing(folder, paths)
 
 
 def _images(folder: pathlib.Path, root: pathlib.Path) -> Iterator[str]:
@@ -147,20 +184,21 @@ def _images(folder: pathlib.Path, root: pathlib.Path) -> Iterator[str]:
 
 
 def _read_list(table: pathlib.Path) -> Listing:
-    listing: dict[str, list[str]] = {}
+    paths: dict[str, list[str]] = {}
     with table.open(newline="") as file:
         for number, row in enumerate(csv.reader(file), 1):
-            if not row or (number == 1 and [cell.strip() for cell in row] == ["path", "label"]):
+            cells = [cell.strip() for cell in row]
+            if not cells or (number == 1 and cells == ["path", "label"]):
                 continue
-            if len(row) != 2 or not all(cell.strip() for cell in row):
+            if len(cells) != 2 or not all(cells):
                 raise DataError(f"{table}:{number} must be a path and a label, got {row}")
-            path, label = (cell.strip() for cell in row)
+            path, label = cells
             if not (table.parent / path).is_file():
                 raise DataError(f"{table}:{number}: there is no file {table.parent / path}")
-            listing.setdefault(label, []).append(path)
-    if not listing:
+            paths.setdefault(label, []).append(path)
+    if not paths:
         raise DataError(f"{table} lists no images: a line each, with a path and a label")
-    return listing
+    return Listing(table.parent, paths)
 
 
 def _order(names: Iterable[str]) -> tuple[str, ...]:
@@ -173,7 +211,7 @@ def _order(names: Iterable[str]) -> tuple[str, ...]:
 def _hold_out(listing: Listing) -> tuple[Listing, Listing]:
     """Splits every class; which files are held out depends on their paths alone."""
     train, val = {}, {}
-    for name, paths in listing.items():
+    for name, paths in listing.paths.items():
         if len(paths) < 2:
             raise DataError(
                 f"class {name!r} has one image: to hold some out, every class must have two; "
@@ -182,13 +220,54 @@ def _hold_out(listing: Listing) -> tuple[Listing, Listing]:
         ranked = sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path)).digest())
         count = max(1, round(HELD_OUT * len(paths)))
         val[name], train[name] = sorted(ranked[:count]), sorted(ranked[count:])
-    return train, val
+    return Listing(listing.root, train), Listing(listing.root, val)
 
 
-def _source(split: str, listing: Listing, names: tuple[str, ...], directory: str) -> FolderSource:
-    root = pathlib.Path(directory)
-    paths = [os.fsencode(path) for name in names for path in listing.get(name, ())]
-    counts = [len(listing.get(name, ())) for name in names]
-    labels = np.repeat(np.arange(len(names), dtype=np.int32), counts)
-    parent = root.parent if root.suffix == ".csv" else root
-    return FolderSource(split, names, os.fspath(parent.absolute()), np.array(paths), labels)
+def _source(split: str, listing: Listing, names: tuple[str, ...]) -> FolderSource:
+    by_label = [listing.paths.get(name, []) for name in names]
+    labels = np.repeat(np.arange(len(names), dtype=np.int32), [len(paths) for paths in by_label])
+    paths = np.array([os.fsencode(path) for paths in by_label for path in paths])
+    return FolderSource(split, names, os.fspath(listing.root.absolute()), paths, labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FolderExamples:
+    """The images of a source as `array_record.Examples`, stored as they are.
+
+    Attributes:
+        source: the images.
+    """
+
+    source: FolderSource
+
+    @functools.cached_property
+    def num_bytes(self) -> int:
+        """Size of the files."""
+        return sum(self.source.path(index).stat().st_size for index in range(len(self)))
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the source."""
+        return self.source.fingerprint
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Record:
+        example, path = self.source[index], self.source.path(index)
+        name = os.fspath(path.relative_to(self.source.root))
+        try:
+            decode(example["image"])
+        except CorruptError as error:
+            raise CorruptError(f"{name}: {error}") from error
+        return classification_record(example["image"], int(example["label"]), name)
+
+
+def description(name: str, class_names: tuple[str, ...]) -> Description:
+    """Returns what TFDS is to know of a set made of a folder."""
+    return Description(
+        name=name,
+        version="1.0.0",
+        features=functools.partial(classification_features, class_names),
+        text="Images with a class, prepared from files.",
+    )

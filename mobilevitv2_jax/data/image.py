@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import cv2
 import numpy as np
 from jaxtyping import UInt8
@@ -32,6 +34,27 @@ def decode(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
     if image is None:
         raise CorruptError(f"cannot decode {len(data)} bytes as an image")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def to_rgb_jpeg(data: bytes) -> tuple[bytes, str]:
+    """Returns an encoded image as an RGB or grey JPEG, and what had to be changed, or "".
+
+    A JPEG that is no CMYK stays as it is, bit by bit.
+
+    Raises:
+        CorruptError: if `data` is not a whole image.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:  # reads the header, and refuses a huge size
+            decode(data)
+            found = image.format if image.format != "JPEG" else image.mode
+            if found in ("RGB", "L"):
+                return data, ""
+            buffer = io.BytesIO()
+            image.convert("RGB").save(buffer, "JPEG", quality=100, subsampling=0)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise CorruptError(f"cannot decode {len(data)} bytes as an image: {error}") from error
+    return buffer.getvalue(), f"{found} made an RGB JPEG"
 
 
 def resize(

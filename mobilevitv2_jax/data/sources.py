@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib
 import itertools
+import os
 from typing import Any, Protocol
 
 import numpy as np
@@ -165,7 +166,8 @@ def load_source(name: str, split: str, directory: str = "", **order: Any) -> Sou
     module = importlib.import_module(_MODULES[name])
     if module.SPLITS:
         _require(f"split of {name}", split, module.SPLITS)
-    parts = [module.load(split, root.strip(), **order) for root in directory.split(",")]
+    roots = [os.path.expanduser(root.strip()) for root in directory.split(",")]
+    parts = [module.load(split, root, **order) for root in roots]
     return parts[0] if len(parts) == 1 else JoinedSource(tuple(parts))
 
 

@@ -1,11 +1,14 @@
-"""Images in folders of classes and in lists."""
+"""Images in folders of classes and in lists, read and prepared."""
 
+import json
 import pickle
 
 import numpy as np
 import pytest
 from small_images import encoded, make_folders
 
+from mobilevitv2_jax.cli.main import main
+from mobilevitv2_jax.data import array_record
 from mobilevitv2_jax.data.sources import load_source
 from mobilevitv2_jax.errors import DataError
 
@@ -24,8 +27,9 @@ def test_folders_of_train_and_val_are_read_as_they_are(tmp_path):
     make_folders(tmp_path, counts)
     train, val = load(tmp_path)
     assert train.class_names == val.class_names == ("cat", "dog")
-    cats, dogs = ["train/cat/0.jpg", "train/cat/1.jpg"], [f"train/dog/{n}.jpg" for n in range(3)]
-    assert names(train) == cats + dogs and names(val) == ["val/cat/0.jpg"]
+    dogs = [f"dog/{number}.jpg" for number in range(3)]
+    assert names(train) == ["cat/0.jpg", "cat/1.jpg", *dogs] and names(val) == ["cat/0.jpg"]
+    assert train.root == str(tmp_path / "train") and val.root == str(tmp_path / "val")
     assert train.labels.tolist() == [0, 0, 1, 1, 1]
     assert train[2]["image"] == encoded(0) and train[2]["label"] == 1
     assert train[2]["label"].dtype == np.int32
@@ -100,8 +104,8 @@ def test_paths_may_have_any_letters_and_a_source_is_cheap_to_send(tmp_path):
         ({}, "must have a folder of images for each class, and has no folder"),
         ({"a": 2, "b": 0}, "/b has no images .* remove it, if it is no class"),
         ({"a": 2, "b": 1}, "class 'b' has one image"),
-        ({"val/a": 2}, "none to train on"),
-        ({"train/a": 2, "val/b": 2}, "'b' of val is no class of train"),
+        ({"val/a": 2}, "in val, and no train beside it"),
+        ({"train/a": 2, "val/b": 2}, "/val: 'b' is no class of .*/train, which has 1: a"),
     ],
 )
 def test_a_folder_that_is_not_as_it_should_be_is_refused(tmp_path, counts, message):
@@ -129,5 +133,85 @@ def test_a_list_that_is_not_as_it_should_be_is_refused_with_its_line(tmp_path, t
 
 @pytest.mark.parametrize("directory", ["", "/there/is/no/such/folder"])
 def test_no_directory_is_refused(directory):
-    with pytest.raises(DataError, match="must be a folder of images or a .csv"):
+    with pytest.raises(DataError, match="there is no such folder or file"):
         load_source("folder", "train", directory)
+
+
+def prepare(capsys, *options):
+    """Runs the command in this process; returns its status and what it printed."""
+    with pytest.raises(SystemExit) as end:
+        main(["prepare", "folder", "--processes=0", *map(str, options)])
+    output = capsys.readouterr()
+    return end.value.code, output.out + " ".join(output.err.split())
+
+
+def test_a_prepared_folder_has_the_images_and_classes_of_the_folder(tmp_path, capsys):
+    make_folders(tmp_path / "My pets", {"cat": 5, "dog": 5})
+    (tmp_path / "My pets/dog/4.jpg").write_bytes(encoded(8, ".png"))
+    status, output = prepare(capsys, "--source", tmp_path / "My pets", "--out", tmp_path)
+    assert status == 0, output
+    assert "2 classes: cat, dog" in output and f"prepared {tmp_path}/my_pets/1.0.0" in output
+    for split, name in (("train", "train"), ("val", "validation")):
+        folder = load_source("folder", split, str(tmp_path / "My pets"))
+        prepared = load_source("tfds", name, str(tmp_path / "my_pets"))
+        assert prepared.class_names == folder.class_names
+        pairs = [
+            sorted((source[index]["image"], int(source[index]["label"])) for index in range(count))
+            for source, count in ((folder, len(folder)), (prepared, len(prepared)))
+        ]
+        assert pairs[0] == pairs[1]
+
+
+def test_val_may_be_elsewhere_and_lists_go_through_too(tmp_path, capsys):
+    make_folders(tmp_path, {"big/a": 3, "big/b": 3, "small/b": 2})
+    lines = [f"{name}/{number}.jpg,{name}" for name in "ab" for number in range(2)]
+    (tmp_path / "big/list.csv").write_text("\n".join(["path,label", *lines]))
+    for source, count in (("big", 6), ("big/list.csv", 4)):
+        options = ("--source", tmp_path / source, "--val", tmp_path / "small")
+        status, output = prepare(capsys, *options, "--out", tmp_path / str(count), "--name=two")
+        assert status == 0, output
+        train, val = (
+            load_source("tfds", split, str(tmp_path / str(count)))
+            for split in ("train", "validation")
+        )
+        assert (len(train), len(val)) == (count, 2) and val.class_names == ("a", "b")
+        assert [int(val[index]["label"]) for index in range(2)] == [1, 1]
+
+
+def test_damaged_files_are_listed_and_left_out(tmp_path, capsys):
+    make_folders(tmp_path / "pets", {"train/a": 3, "train/b": 3, "val/a": 1})
+    (tmp_path / "pets/train/b/1.jpg").write_bytes(encoded(1)[:100])
+    (tmp_path / "pets/train/b/2.jpg").write_bytes(b"")
+    status, output = prepare(capsys, "--source", tmp_path / "pets", "--out", tmp_path / "out")
+    assert status == 0 and "2 left out: b/1.jpg: cannot decode" in output
+    report = json.loads((tmp_path / "out/pets/1.0.0" / array_record.REPORT).read_text())
+    assert len(report["reports"]["train"]["corrupt"]) == 2
+    assert len(load_source("tfds", "train", str(tmp_path / "out"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--out=x",), "--source is required"),
+        (("--source=x",), "--out is required"),
+        (("--source=x", "--out=y"), "there is no such folder or file: 'x'"),
+        (("--source=7 Days", "--out=y"), "--name must be lower-case letters"),
+    ],
+)
+def test_options_that_cannot_be_used_are_told(capsys, options, message):
+    status, output = prepare(capsys, *options)
+    assert status in (1, 2) and message in output
+
+
+def test_nothing_is_prepared_where_no_image_can_be_decoded(tmp_path, capsys):
+    make_folders(tmp_path / "pets", {"train/a": 1, "val/a": 1})
+    (tmp_path / "pets/val/a/0.jpg").write_bytes(b"no image")
+    status, output = prepare(capsys, "--source", tmp_path / "pets", "--out", tmp_path / "out")
+    assert status == 1 and "no image of validation can be decoded, such as a/0.jpg" in output
+    assert not (tmp_path / "out/pets/1.0.0").exists()
+
+
+def test_an_object_store_is_no_place_to_prepare_in(tmp_path, capsys):
+    make_folders(tmp_path / "pets", {"a": 2})
+    status, output = prepare(capsys, "--source", tmp_path / "pets", "--out=gs://bucket")
+    assert status == 1 and "gs://bucket must be on a disk of this machine" in output
