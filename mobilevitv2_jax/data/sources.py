@@ -20,11 +20,14 @@ from mobilevitv2_jax.models.config import nearest
 # functions: a data set brings heavy readers (scikit-learn, TFDS), which only its own runs should
 # import.
 _MODULES = {
+    "ade20k": "mobilevitv2_jax.data.ade20k",
     "digits": "mobilevitv2_jax.data.digits",
     "digit_scenes": "mobilevitv2_jax.data.digit_scenes",
     "folder": "mobilevitv2_jax.data.folder",
+    "masks": "mobilevitv2_jax.data.masks",
     "synthetic": "mobilevitv2_jax.data.synthetic",
     "tfds": "mobilevitv2_jax.data.tfds",
+    "voc": "mobilevitv2_jax.data.voc",
 }
 
 

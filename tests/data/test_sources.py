@@ -61,7 +61,7 @@ def test_a_source_survives_pickling_and_is_cheap_to_send_to_a_worker():
         (
             "digit",
             "train",
-            r"data set must be one of digits, .*synthetic, .*got 'digit' .*'digits'",
+            r"data set must be one of .*digits, .*synthetic, .*got 'digit' .*'digits'",
         ),
         ("digits", "tests", r"split of digits must be one of train, test, got 'tests' .*'test'"),
     ],
