@@ -9,18 +9,20 @@ import dataclasses
 import io
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
 
-from mobilevitv2_jax.data.array_record import Record
+from mobilevitv2_jax.data.array_record import Examples, Record, SplitReport
 from mobilevitv2_jax.data.image import CorruptError, decode
 from mobilevitv2_jax.data.maps import FileMaps, Map, check_map, decode_map
 from mobilevitv2_jax.errors import DataError
 
 IMAGE, MAP, FILE_NAME = "image", "segmentation", "file_name"
 """Features of a prepared set."""
+
+_SHOWN = 5  # of what cannot be used
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -148,3 +150,32 @@ def map_record(image: bytes, label: Map, file_name: str) -> Record:
         FILE_NAME: file_name,
     }
     return Record(values)
+
+
+def check_complete(splits: Mapping[str, Examples], expected: Mapping[str, int]) -> None:
+    """Checks that splits have as many images as the complete data.
+
+    Raises:
+        DataError: if one has not.
+    """
+    for split, examples in splits.items():
+        if len(examples) != expected.get(split, len(examples)):
+            raise DataError(
+                f"{split} has {len(examples):,} images, and the complete data {expected[split]:,}: "
+                "get the rest, or go on with --allow-partial"
+            )
+
+
+def check_written(reports: Mapping[str, SplitReport]) -> None:
+    """Checks that no example was left out.
+
+    Raises:
+        DataError: if some were: they are counted, the first named.
+    """
+    for split, report in reports.items():
+        if report.corrupt:
+            shown = "; ".join(report.corrupt[:_SHOWN]) + "; ..." * (len(report.corrupt) > _SHOWN)
+            raise DataError(
+                f"{len(report.corrupt):,} examples of {split} cannot be used: {shown}. Mend them "
+                "and remove the unfinished set, or leave them out with --allow-partial"
+            )
