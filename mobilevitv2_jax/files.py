@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 
 from etils import epath
 
@@ -10,6 +11,12 @@ from etils import epath
 def is_local(path: epath.PathLike) -> bool:
     """Returns whether a path is on a file system: one with appending, renaming and an end."""
     return "://" not in os.fspath(path)
+
+
+def cache_directory() -> pathlib.Path:
+    """Returns where this machine keeps what can be made again."""
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return pathlib.Path(home).expanduser() / "mobilevitv2_jax"
 
 
 def write_whole(path: epath.PathLike, text: str) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import pathlib
 import sys
 import traceback
 
 from mobilevitv2_jax.cli import processes
 from mobilevitv2_jax.cli.verbs import dispatch
 from mobilevitv2_jax.errors import UserError
+from mobilevitv2_jax.files import cache_directory
 
 VERBS = {
     "train": ("mobilevitv2_jax.cli.train", "train a model, or continue a run"),
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
         argv: the verb and its arguments; those of the process by default.
     """
     # A program is compiled once on a machine, not once in every process; JAX reads this variable.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_cache_directory()))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "xla"))
     # Orbax warns through absl of what its users asked for; what matters here is said by errors.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
@@ -52,8 +52,3 @@ def main(argv: list[str] | None = None) -> None:
     if processes.started():
         processes.end(status)
     sys.exit(status)
-
-
-def _cache_directory() -> pathlib.Path:
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return pathlib.Path(home).expanduser() / "mobilevitv2_jax" / "xla"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import resource
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from mobilevitv2_jax.data.image import CorruptError
+from mobilevitv2_jax.data.tfrecord import open_tfrecords
 from mobilevitv2_jax.errors import DataError
 
 SPLITS = ()  # those of the set, and parts of them such as "train[:99%]"
@@ -173,6 +175,12 @@ def open_records(builder: Any, split: str) -> Records:
         for name, feature in info.features.items()
         if isinstance(feature, tfds.features.Image)
     }
+    form = info.file_format.value
+    if form == "tfrecord":
+        parse = functools.partial(info.features.deserialize_example_np, decoders=encoded)
+        return open_tfrecords(where, instructions, parse)
+    if form != "array_record":
+        raise DataError(f"{builder.data_dir} must be in ArrayRecord or TFRecord files, got {form}")
     allow_open_files()
     return ArrayRecords(where, builder.as_data_source(split, decoders=encoded))
 
