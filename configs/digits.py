@@ -2,6 +2,7 @@
 
     python train.py                                            # width 0.5, 64x64 pixels
     python train.py --config configs/digits.py:width=1.0,resolution=96
+    mobilevitv2 sweep configs/digits.py                        # three widths, two seeds each
 
 Data: the 1,797 digits of the UCI "Optical Recognition of Handwritten Digits" test set, 8x8
 pixels, split into 1,437 for training and 360 held out, stratified by class, fixed.
@@ -11,6 +12,7 @@ minute of it compilation (five runs with seeds 0, 1 and 2, November 2026).
 """
 
 from mobilevitv2_jax.config import default_config, parse_arg
+from mobilevitv2_jax.training.sweep.points import axis, product
 
 
 def get_config(arg=""):
@@ -39,3 +41,8 @@ def get_config(arg=""):
     config.eval.every = config.checkpoint.every = "2 epochs"
     config.eval.batch_size = 72  # five full batches of the 360 held-out digits
     return config.lock()
+
+
+def sweep():
+    """Returns three widths with two seeds each."""
+    return product(axis("arg.width", (0.25, 0.5, 1.0)), axis("seed", range(2)))

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import hashlib
 import importlib.util
+import inspect
 import json
 import math
 import pathlib
@@ -255,7 +256,7 @@ def load(path: str, arg: str = "") -> ml_collections.ConfigDict:
             those of the schema.
     """
     file = find_file(path)
-    config = _run(file, arg)
+    config = call(file, "get_config", arg)
     if not isinstance(config, ml_collections.ConfigDict):
         raise ConfigError(f"get_config of {file} must return a ConfigDict, got {config!r}")
     keys, known = flatten(config).keys(), flatten(default_config()).keys()
@@ -266,17 +267,22 @@ def load(path: str, arg: str = "") -> ml_collections.ConfigDict:
     return config.lock()
 
 
-def _run(file: pathlib.Path, arg: str) -> Any:
-    """Returns what the `get_config` of a file returns; an error in it names the file's line."""
+def call(file: pathlib.Path, name: str, *args: Any) -> Any:
+    """Runs a config file and returns what its function `name` returns, or all that it yields.
+
+    Raises:
+        ConfigError: if there is no such function; for an error in the file, with its line.
+    """
     spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{file} must be a Python file, with a name that ends in .py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise ConfigError(f"{file} must define get_config(arg), and does not")
-        return module.get_config(arg)
+        if not hasattr(module, name):
+            raise ConfigError(f"{file} must define {name}({'arg' * len(args)}), and does not")
+        result = getattr(module, name)(*args)
+        return list(result) if inspect.isgenerator(result) else result
     except ConfigError:
         raise
     except Exception as error:

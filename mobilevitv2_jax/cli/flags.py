@@ -92,12 +92,13 @@ def given(values: flags.FlagValues) -> dict[str, Any]:
     return {name: values[name].value for name in values if values[name].present}
 
 
-def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
+def parse(values: flags.FlagValues, argv: Sequence[str], positional: Sequence[str] = ()) -> None:
     """Reads a verb's arguments into its flags.
 
     Args:
         values: the flags that exist.
         argv: the arguments, without program and verb.
+        positional: flags whose values may also stand alone, in this order.
 
     Raises:
         ConfigError: for an unknown flag, naming the nearest; a value of the wrong type; a
@@ -105,13 +106,16 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """
     try:
         rest = values(["", *_with_underscores(argv)])[1:]
+        free = [name for name in positional if not values[name].present]
+        for name, word in zip(free, rest, strict=False):
+            values[name].parse(word)
     except flags.UnrecognizedFlagError as error:
         raise ConfigError(_unknown(error.flagname, values)) from None
     except flags.Error as error:
         raise ConfigError(str(error)) from None
-    if rest:
+    if rest[len(free) :]:
         raise ConfigError(
-            f"unexpected argument {rest[0]!r}: options are written --name=value "
+            f"unexpected argument {rest[len(free)]!r}: options are written --name=value "
             "(put quotes around a value with spaces)"
         )
     # Libraries define flags of their own on absl's global instance (grain does) and read them

@@ -22,8 +22,19 @@ def wanted(argv: Sequence[str]) -> bool:
     return not {"-h", "-help", "--help"}.isdisjoint(argv)
 
 
-def parse(usage: str, values: absl_flags.FlagValues, argv: Sequence[str]) -> bool:
+def parse(
+    usage: str,
+    values: absl_flags.FlagValues,
+    argv: Sequence[str],
+    positional: Sequence[str] = (),
+) -> bool:
     """Reads a verb's arguments into its flags, or prints its help where they ask for that.
+
+    Args:
+        usage: what the verb does, how it is called, and examples.
+        values: its flags.
+        argv: the arguments, without program and verb.
+        positional: flags whose values may also stand alone, in this order.
 
     Returns:
         Whether the verb is to go on.
@@ -34,7 +45,7 @@ def parse(usage: str, values: absl_flags.FlagValues, argv: Sequence[str]) -> boo
     if wanted(argv):
         sys.stdout.write(render(usage, values))
         return False
-    flags.parse(values, argv)
+    flags.parse(values, argv, positional)
     return True
 
 

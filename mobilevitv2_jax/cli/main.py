@@ -15,6 +15,7 @@ from mobilevitv2_jax.files import cache_directory
 VERBS = {
     "train": ("mobilevitv2_jax.cli.train", "train a model, or continue a run"),
     "eval": ("mobilevitv2_jax.cli.evaluate", "evaluate a checkpoint of a run"),
+    "sweep": ("mobilevitv2_jax.cli.sweep", "train many variants of a config, and compare them"),
     "inspect": ("mobilevitv2_jax.cli.inspect", "tell what a config leads to, without training"),
     "prepare": ("mobilevitv2_jax.cli.prepare", "make a data set of archives or folders of images"),
     "compile": ("mobilevitv2_jax.cli.compile", "compile for a TPU pod, without the pod"),
@@ -52,3 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     if processes.started():
         processes.end(status)
     sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

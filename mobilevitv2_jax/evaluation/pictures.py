@@ -58,7 +58,7 @@ def save_predictions(
             text += f"\ntruth {class_names[label]}"
         axes.imshow(predictions.images[index])
         axes.set_title(text, fontsize=10, color=_RIGHT if best == label else _WRONG)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def palette(classes: int = 256) -> UInt8[np.ndarray, "classes 3"]:
@@ -117,10 +117,11 @@ def save_segmentations(
     ]
     handles.append(Patch(color=colours[255], label="void"))
     figure.legend(handles=handles, loc="outside lower center", ncols=11, fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: Figure, path: epath.PathLike) -> None:
+def save_figure(figure: Figure, path: epath.PathLike) -> None:
+    """Writes a figure as PNG, to a local disk or to an object store."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     epath.Path(path).write_bytes(buffer.getvalue())

@@ -39,7 +39,7 @@ def open_run(config: ml_collections.ConfigDict, directory: epath.PathLike) -> ep
     try:
         path.mkdir(parents=True, exist_ok=True)
         if (path / "config.json").exists():
-            _check_same(read_config(path), config, path)
+            check_same(read_config(path), config, path)
         elif any(path.iterdir()):
             raise ConfigError(
                 f"workdir {path} is not empty and is not a run directory: choose another"
@@ -55,9 +55,14 @@ def open_run(config: ml_collections.ConfigDict, directory: epath.PathLike) -> ep
     return path
 
 
-def _check_same(
+def check_same(
     saved: ml_collections.ConfigDict, wanted: ml_collections.ConfigDict, path: epath.Path
 ) -> None:
+    """Checks that the run in a directory, with its `saved` config, is the one that is wanted.
+
+    Raises:
+        ConfigError: if not, naming the fields that differ.
+    """
     changed = differences(saved, wanted)
     if changed:
         raise ConfigError(
