@@ -62,6 +62,9 @@ def default_config() -> ml_collections.ConfigDict:
     c.data.eval_split = "test"
     c.data.batch_size = 64  # images per step, over all devices and processes
     c.data.image_size = 64  # side of the square training images, in pixels
+    c.data.channel_order = "rgb"  # "rgb" | "bgr": in which the model is given the pixels
+    c.data.mean = (0.0, 0.0, 0.0)  # of each channel, RGB; subtracted from pixels in [0, 1]
+    c.data.std = (1.0, 1.0, 1.0)  # of each channel, RGB; pixels less their mean are divided by it
     c.data.workers = 0  # loader processes per host; 0 loads in this process
     c.data.threads = 2  # reading threads of each loader
 
@@ -77,6 +80,12 @@ def default_config() -> ml_collections.ConfigDict:
     c.augment.photometric = 0.0  # segmentation: probability of each change of the colours
     c.augment.rotation = 0.0  # segmentation: the most that images are rotated, in degrees
     c.augment.interpolation = "bicubic"  # "bilinear" | "bicubic"
+    c.augment.fast_resize = False  # resize the random crop without antialiasing
+    c.augment.randaugment = 0  # operations of RandAugment on each image
+    c.augment.randaugment_magnitude = 9  # their strength, from 0 to 30
+    c.augment.random_erasing = 0.0  # probability of blackening a random box
+    c.augment.mixup = 0.0  # alpha of MixUp's Beta(alpha, alpha); 0 mixes nothing
+    c.augment.cutmix = 0.0  # the same of CutMix; where both are on, each batch throws a coin
 
     c.optimizer = ml_collections.ConfigDict()
     c.optimizer.name = "adamw"  # "adamw" | "sgd"
@@ -85,6 +94,8 @@ def default_config() -> ml_collections.ConfigDict:
     c.optimizer.momentum = 0.9  # sgd
     c.optimizer.weight_decay = 0.05
     c.optimizer.decay_one_dimensional = False  # also decay biases and normalisation parameters
+    c.optimizer.layer_decay = 1.0  # factor of the learning rate, from each stage to the one before
+    c.optimizer.freeze_backbone = False  # train the head alone; BatchNorm keeps its statistics
     c.optimizer.gradient_clip = 10.0  # largest global L2 norm of the gradient; 0 does not clip
     c.optimizer.label_smoothing = 0.1
     c.optimizer.accumulation_steps = 1  # parts that a batch is taken in, to save memory

@@ -33,6 +33,9 @@ _AT_LEAST_ONE = (
 _AT_LEAST_ZERO = (
     "seed",
     "augment.rotation",
+    "augment.randaugment",
+    "augment.mixup",
+    "augment.cutmix",
     "data.workers",
     "data.threads",
     "optimizer.weight_decay",
@@ -49,20 +52,32 @@ _AT_LEAST_ZERO = (
 )
 _SHARES = (  # in [0, 1]
     "augment.horizontal_flip",
+    "augment.random_erasing",
     "augment.largest_class",
     "augment.blur",
     "augment.photometric",
     "ema.momentum",
 )
-_SEGMENTATION_ONLY = {  # of the augmentations, with the values that change nothing
-    "augment.largest_class": 1.0,
-    "augment.blur": 0.0,
-    "augment.photometric": 0.0,
-    "augment.rotation": 0.0,
+# Augmentations of one task, with the values that change nothing: in the other they would part an
+# image from its map of classes, or have no map to go by.
+_OF_ONE_TASK = {
+    "segmentation": {
+        "augment.largest_class": 1.0,
+        "augment.blur": 0.0,
+        "augment.photometric": 0.0,
+        "augment.rotation": 0.0,
+    },
+    "classification": {
+        "augment.randaugment": 0,
+        "augment.random_erasing": 0.0,
+        "augment.mixup": 0.0,
+        "augment.cutmix": 0.0,
+    },
 }
 _BELOW_ONE = ("optimizer.label_smoothing", "optimizer.momentum")  # in [0, 1)
 _CHOICES = {
     "task": tuple(_BEST_METRICS),
+    "data.channel_order": ("rgb", "bgr"),
     "optimizer.name": ("adamw", "sgd"),
     "augment.interpolation": ("bilinear", "bicubic"),
     "eval.interpolation": ("bilinear", "bicubic"),
@@ -80,6 +95,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _check_ranges(config)
     _check_batches(config)
     _check_images(config)
+    _check_augmentation(config)
     _check_choices(config)
 
 
@@ -105,6 +121,8 @@ def _check_ranges(config: ml_collections.ConfigDict) -> None:
     for key in _BELOW_ONE:
         if not 0 <= get_value(config, key) < 1:
             _refuse(key, "in [0, 1)", get_value(config, key))
+    if not 0 < config.optimizer.layer_decay <= 1:
+        _refuse("optimizer.layer_decay", "in (0, 1]", config.optimizer.layer_decay)
     betas = config.optimizer.betas
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         _refuse("optimizer.betas", "two numbers in [0, 1)", betas)
@@ -138,10 +156,6 @@ def _check_images(config: ml_collections.ConfigDict) -> None:
         value = get_value(config, key)
         if len(value) != 2 or not 0 < value[0] <= value[1] <= largest:
             _refuse(key, meaning, value)
-    if config.task != "segmentation":
-        for key, neutral in _SEGMENTATION_ONLY.items():
-            if get_value(config, key) != neutral:
-                _refuse(key, f"{neutral} for {config.task}", get_value(config, key))
     low, high = config.augment.short_side
     if not 0 < low <= high <= config.augment.long_side:
         allowed = f"two sizes with 0 < smallest <= largest <= {config.augment.long_side}"
@@ -150,6 +164,23 @@ def _check_images(config: ml_collections.ConfigDict) -> None:
         _refuse(
             "eval.crop", f"at most eval.resize, which is {config.eval.resize}", config.eval.crop
         )
+
+
+def _check_augmentation(config: ml_collections.ConfigDict) -> None:
+    if not 0 <= config.augment.randaugment_magnitude <= 30:
+        magnitude = config.augment.randaugment_magnitude
+        _refuse("augment.randaugment_magnitude", "in [0, 30]", magnitude)
+    for task, neutral in _OF_ONE_TASK.items():
+        for key, value in neutral.items():
+            if config.task != task and get_value(config, key) != value:
+                _refuse(key, f"{value} for {config.task}", get_value(config, key))
+    for key, meaning, smallest in (
+        ("data.mean", "three finite numbers", -math.inf),
+        ("data.std", "three finite numbers above 0", 0),
+    ):
+        value = get_value(config, key)
+        if len(value) != 3 or not all(smallest < number < math.inf for number in value):
+            _refuse(key, meaning, value)
 
 
 def _check_choices(config: ml_collections.ConfigDict) -> None:

@@ -199,15 +199,24 @@ BAD_VALUES = {
     "data.image_size": -1,
     "data.workers": -1,
     "data.threads": -1,
+    "data.channel_order": "grb",
+    "data.mean": (0.5, math.inf, 0.5),
+    "data.std": (0.5, 0.0, 0.5),
     "augment.horizontal_flip": 1.5,
     "augment.scale": (0.5, 0.1),
     "augment.ratio": (1.0, math.inf),
     "augment.interpolation": "cubic",
+    "augment.randaugment": -1,
+    "augment.randaugment_magnitude": 31,
+    "augment.random_erasing": 1.5,
+    "augment.mixup": -0.2,
+    "augment.cutmix": math.inf,
     "optimizer.name": "adam",
     "optimizer.betas": (0.9, 1.0),
     "optimizer.epsilon": -1e-8,
     "optimizer.momentum": 1.0,
     "optimizer.weight_decay": -0.1,
+    "optimizer.layer_decay": 0.0,
     "optimizer.gradient_clip": math.nan,
     "optimizer.label_smoothing": 1.0,
     "optimizer.max_skipped": 0,
@@ -227,7 +236,18 @@ def test_a_value_out_of_range_is_refused_by_name(config, key):
         validate(with_values(config, {key: BAD_VALUES[key]}))
 
 
-@pytest.mark.parametrize("key", ["augment.scale", "augment.ratio", "optimizer.betas"])
+@pytest.mark.parametrize("key", ["randaugment", "random_erasing", "mixup", "cutmix"])
+def test_what_would_part_an_image_from_its_map_is_refused_for_segmentation(key):
+    config = configs.load("configs/digits_segmentation.py")
+    with pytest.raises(
+        ConfigError, match=f"config.augment.{key} must be [0.]+ for segmentation, got"
+    ):
+        validate(with_values(config, {f"augment.{key}": 1}))
+
+
+@pytest.mark.parametrize(
+    "key", ["augment.scale", "augment.ratio", "data.mean", "data.std", "optimizer.betas"]
+)
 def test_a_pair_of_another_length_is_refused_by_name(config, key):
     with pytest.raises(ConfigError, match=f"config.{key}"):
         validate(with_values(config, {key: (0.5,)}))

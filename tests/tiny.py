@@ -71,9 +71,9 @@ class SmallModel(nnx.Module):
         return ImageClassifierOutput(loss=None, logits=logits, hidden_states=None)
 
 
-def use_small_model(monkeypatch):
-    """Puts `SmallModel` in the place of the real classifier."""
-    small = dataclasses.replace(task._TASKS["classification"], model=SmallModel)
+def use_small_model(monkeypatch, model=SmallModel):
+    """Puts `SmallModel`, or another, in the place of the real classifier."""
+    small = dataclasses.replace(task._TASKS["classification"], model=model)
     monkeypatch.setitem(task._TASKS, "classification", small)
 
 

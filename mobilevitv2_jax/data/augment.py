@@ -11,23 +11,31 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import ml_collections
 import numpy as np
 
-from mobilevitv2_jax.data.image import center_crop, resize, resize_short_side
+from mobilevitv2_jax.data.image import resize, resize_short_side
+from mobilevitv2_jax.data.randaugment import OPERATIONS
 
 Example = dict[str, Any]
 """Holds "image", uint8 RGB [height, width, 3]; transforms leave the other entries alone."""
+
+STRONGEST = 30
+"""The largest magnitude of RandAugment: there are 31 of them."""
 
 Step = Callable[[Example, np.random.Generator], Example]
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Resizes the short side and cuts out the central square.
+    """Resizes the short side and cuts out the central square, as torchvision's transforms do.
+
+    A margin that has no middle pixel is halved to the even number, as in the published results;
+    Hugging Face's processor rounds down: at most one pixel away.
 
     Attributes:
-        resize: short side before the crop, in pixels.
+        resize: short side before the crop, in pixels; at least `crop`.
         crop: side of the square, in pixels.
         interpolation: "bilinear" or "bicubic".
     """
@@ -39,7 +47,9 @@ class Evaluate:
     def __call__(self, example: Example, rng: np.random.Generator | None = None) -> Example:
         """Returns the example with its image transformed; nothing is drawn from `rng`."""
         image = resize_short_side(example["image"], self.resize, self.interpolation)
-        return {**example, "image": np.ascontiguousarray(center_crop(image, self.crop))}
+        top, left = (round((side - self.crop) / 2) for side in image.shape[:2])
+        image = image[top : top + self.crop, left : left + self.crop]
+        return {**example, "image": np.ascontiguousarray(image)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,28 +61,28 @@ class RandomResizedCrop:
         scale: smallest and largest share of the image's area that the box covers.
         ratio: smallest and largest width over height of the box; drawn log-uniformly.
         interpolation: "bilinear" or "bicubic".
+        fast: resize without antialiasing.
     """
 
     size: int
     scale: tuple[float, float]
     ratio: tuple[float, float]
     interpolation: str
+    fast: bool = False
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         """Returns the example with its image transformed."""
         image = example["image"]
         top, left, height, width = self.box(image.shape[0], image.shape[1], rng)
         cut = image[top : top + height, left : left + width]
-        return {**example, "image": resize(cut, (self.size, self.size), self.interpolation)}
+        square = (self.size, self.size)
+        return {**example, "image": resize(cut, square, self.interpolation, self.fast)}
 
     def box(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Draws the top, left, height and width of a box within an image of the given size."""
         low, high = self.ratio
         for _ in range(10):
-            area = height * width * rng.uniform(*self.scale)
-            ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
-            box_width = round(math.sqrt(area * ratio))
-            box_height = round(math.sqrt(area / ratio))
+            box_height, box_width = _draw_sides(height * width, self.scale, self.ratio, rng)
             if 0 < box_width <= width and 0 < box_height <= height:
                 top = int(rng.integers(height - box_height + 1))
                 left = int(rng.integers(width - box_width + 1))
@@ -81,6 +91,16 @@ class RandomResizedCrop:
         box_height = min(height, max(1, round(width / low)))
         box_width = min(width, max(1, round(height * high)))
         return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+
+
+def _draw_sides(
+    area: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int]:
+    """Draws height and width of a box: its share of the area, then log-uniformly its ratio."""
+    box_area = area * rng.uniform(*scale)
+    width_over_height = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    width = round(math.sqrt(box_area * width_over_height))
+    return round(math.sqrt(box_area / width_over_height)), width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +117,59 @@ class HorizontalFlip:
         """Returns the example, its image mirrored or not."""
         if rng.random() >= self.probability:
             return example
-        return {**example, "image": np.ascontiguousarray(example["image"][:, ::-1])}
+        return {**example, "image": cv2.flip(example["image"], 1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class RandAugment:
+    """Applies operations drawn with equal chances, one after the other, as torchvision does.
+
+    Attributes:
+        operations: number of operations.
+        magnitude: of those that have one, in [0, 30].
+    """
+
+    operations: int
+    magnitude: int
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        """Returns the example with its image transformed."""
+        image, names = example["image"], tuple(OPERATIONS)
+        for _ in range(self.operations):
+            apply, signed = OPERATIONS[names[rng.integers(len(names))]]
+            level = self.magnitude / STRONGEST
+            image = apply(image, -level if signed and rng.integers(2) else level)
+        return {**example, "image": image}
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomErasing:
+    """Blackens a random box (arXiv 1708.04896), with torchvision's sizes by default.
+
+    Attributes:
+        probability: of erasing anything.
+        scale: smallest and largest share of the image's area that the box covers.
+        ratio: smallest and largest of the box's ratios of sides; drawn log-uniformly.
+    """
+
+    probability: float
+    scale: tuple[float, float] = (0.02, 0.33)
+    ratio: tuple[float, float] = (0.3, 3.3)
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        """Returns the example, a box of its image black or not."""
+        if rng.random() >= self.probability:
+            return example
+        height, width = example["image"].shape[:2]
+        for _ in range(10):
+            box_height, box_width = _draw_sides(height * width, self.scale, self.ratio, rng)
+            if box_height < height and box_width < width:
+                top = int(rng.integers(height - box_height + 1))
+                left = int(rng.integers(width - box_width + 1))
+                image = example["image"].copy()
+                image[top : top + box_height, left : left + box_width] = 0
+                return {**example, "image": image}
+        return example
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +194,16 @@ def train_transform(config: ml_collections.ConfigDict) -> Train:
     c, size = config.augment, config.data.image_size
     crop: Step = Evaluate(size, size, c.interpolation)
     if c.random_resized_crop:
-        crop = RandomResizedCrop(size, tuple(c.scale), tuple(c.ratio), c.interpolation)
-    return Train((crop, HorizontalFlip(c.horizontal_flip)))
+        scale, ratio = tuple(c.scale), tuple(c.ratio)
+        crop = RandomResizedCrop(size, scale, ratio, c.interpolation, c.fast_resize)
+    return Train(
+        (
+            crop,
+            HorizontalFlip(c.horizontal_flip),
+            RandAugment(c.randaugment, c.randaugment_magnitude),
+            RandomErasing(c.random_erasing),
+        )
+    )
 
 
 def evaluation_transform(config: ml_collections.ConfigDict) -> Evaluate:

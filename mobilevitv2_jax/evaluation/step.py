@@ -12,12 +12,13 @@ from jaxtyping import Array
 from mobilevitv2_jax.evaluation.metrics import Sums, classification_sums, segmentation_sums
 from mobilevitv2_jax.models.functional import Arrays, merge
 from mobilevitv2_jax.models.layers import statistics_dtype
+from mobilevitv2_jax.models.pixels import Pixels
 from mobilevitv2_jax.models.resize import resize_bilinear
 
 EvaluationStep = Callable[[Arrays, Arrays, dict[str, Array]], tuple[Sums, Array]]
 
 
-def make_evaluation_step(graph: nnx.GraphDef) -> EvaluationStep:
+def make_evaluation_step(graph: nnx.GraphDef, pixels: Pixels) -> EvaluationStep:
     """Returns the evaluation step, to be jitted.
 
     The step takes (parameters, statistics, batch) with "image" in uint8, "label" and "mask",
@@ -28,7 +29,7 @@ def make_evaluation_step(graph: nnx.GraphDef) -> EvaluationStep:
         parameters: Arrays, statistics: Arrays, batch: dict[str, Array]
     ) -> tuple[Sums, Array]:
         model = merge(graph, parameters, statistics)
-        logits = model(batch["image"].astype(jnp.float32) / 255).logits
+        logits = model(pixels(batch["image"])).logits
         sums = classification_sums(logits, batch["label"], batch["mask"])
         return sums, jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
 
@@ -36,7 +37,7 @@ def make_evaluation_step(graph: nnx.GraphDef) -> EvaluationStep:
 
 
 def make_segmentation_step(
-    graph: nnx.GraphDef, ignored: int, align_corners: bool
+    graph: nnx.GraphDef, pixels: Pixels, ignored: int, align_corners: bool
 ) -> EvaluationStep:
     """Returns the evaluation step of a segmentation model, to be jitted.
 
@@ -49,7 +50,7 @@ def make_segmentation_step(
         parameters: Arrays, statistics: Arrays, batch: dict[str, Array]
     ) -> tuple[Sums, Array]:
         model = merge(graph, parameters, statistics)
-        logits = model(batch["image"].astype(jnp.float32) / 255).logits
+        logits = model(pixels(batch["image"])).logits
         logits = resize_bilinear(
             logits.astype(statistics_dtype(logits)),
             batch["label"].shape[1:3],

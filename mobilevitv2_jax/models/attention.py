@@ -7,6 +7,8 @@ converters for phones accept no more.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -18,6 +20,7 @@ from mobilevitv2_jax.models.layers import (
     Features,
     GroupNorm,
     Pointwise,
+    StochasticDepth,
     activation,
     statistics_dtype,
 )
@@ -86,16 +89,24 @@ class FeedForward(nnx.Module):
 class AttentionLayer(nnx.Module):
     """Pre-normalised separable attention and feed-forward, each added to its input."""
 
-    def __init__(self, config: MobileViTV2Config, channels: int, *, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        config: MobileViTV2Config,
+        channels: int,
+        *,
+        drop_rate: float = 0.0,
+        rngs: nnx.Rngs,
+    ) -> None:
         self.attention_norm = GroupNorm(config, channels)
         self.attention = SeparableSelfAttention(config, channels, rngs=rngs)
         self.feed_forward_norm = GroupNorm(config, channels)
         self.feed_forward = FeedForward(config, channels, rngs=rngs)
+        self.drop = StochasticDepth(drop_rate)
 
     def __call__(self, x: Tokens, rngs: nnx.Rngs | None = None) -> Tokens:
         """Applies the layer."""
-        x = x + self.attention(self.attention_norm(x), rngs)
-        return x + self.feed_forward(self.feed_forward_norm(x), rngs)
+        x = x + self.drop(self.attention(self.attention_norm(x), rngs), rngs=rngs)
+        return x + self.drop(self.feed_forward(self.feed_forward_norm(x), rngs), rngs=rngs)
 
 
 class MobileViTV2Block(nnx.Module):
@@ -113,6 +124,7 @@ class MobileViTV2Block(nnx.Module):
         *,
         layers: int,
         dilation: int = 1,
+        drop_rates: Sequence[float] | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         self.local = ConvNormAct(
@@ -127,7 +139,10 @@ class MobileViTV2Block(nnx.Module):
         )
         self.enter = Pointwise(config, channels, attention_channels, bias=False, rngs=rngs)
         self.layers = nnx.List(
-            [AttentionLayer(config, attention_channels, rngs=rngs) for _ in range(layers)]
+            [
+                AttentionLayer(config, attention_channels, drop_rate=rate, rngs=rngs)
+                for rate in drop_rates or [0.0] * layers
+            ]
         )
         self.norm = GroupNorm(config, attention_channels)
         self.project = ConvNormAct(config, attention_channels, channels, rngs=rngs)

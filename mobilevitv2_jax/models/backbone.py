@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -28,9 +30,15 @@ def stage_dilations(output_stride: int) -> tuple[int, int, int]:
 
 
 def _attention_stage(
-    config: MobileViTV2Config, index: int, inputs: int, outputs: int, rngs: nnx.Rngs
+    config: MobileViTV2Config,
+    index: int,
+    inputs: int,
+    outputs: int,
+    drop_rates: Iterator[float],
+    rngs: nnx.Rngs,
 ) -> nnx.List:
     """Returns stage `index` (2, 3 or 4, from 0): a downsampling block and an attention block."""
+    layers = config.n_attn_blocks[index - 2]
     dilation = stage_dilations(config.output_stride)[index - 2]
     return nnx.List(
         [
@@ -40,18 +48,29 @@ def _attention_stage(
                 outputs,
                 stride=2 if dilation == 1 else 1,
                 dilation=max(dilation // 2, 1),
+                drop_rate=next(drop_rates),
                 rngs=rngs,
             ),
             MobileViTV2Block(
                 config,
                 outputs,
                 config.attention_channels[index - 2],
-                layers=config.n_attn_blocks[index - 2],
+                layers=layers,
                 dilation=dilation if config.dilation_rule == "cvnets" else 1,
+                drop_rates=list(itertools.islice(drop_rates, layers)),
                 rngs=rngs,
             ),
         ]
     )
+
+
+def _drop_rates(config: MobileViTV2Config) -> Iterator[float]:
+    """Returns the stochastic depth of each block and attention layer, from the first to the last.
+
+    Blocks without a residual branch count, and have no use for theirs.
+    """
+    last = 5 + sum(config.n_attn_blocks)  # six inverted residuals, counted from 0
+    return (config.stochastic_depth * number / last for number in range(last + 1))
 
 
 def _apply(block: Any, x: Features, rngs: nnx.Rngs | None) -> Features:
@@ -95,6 +114,7 @@ class MobileViTV2Model(Pretrained):
         stem, (first, second, third, fourth, fifth) = config.stem_channels, config.stage_channels
         self.config = config
         self.expand_output = expand_output
+        rates = _drop_rates(config)
         self.stem = ConvNormAct(
             config,
             config.num_channels,
@@ -106,16 +126,18 @@ class MobileViTV2Model(Pretrained):
         )
         self.stages = nnx.List(
             [
-                nnx.List([InvertedResidual(config, stem, first, rngs=rngs)]),
+                nnx.List([InvertedResidual(config, stem, first, drop_rate=next(rates), rngs=rngs)]),
                 nnx.List(
                     [
-                        InvertedResidual(config, first, second, stride=2, rngs=rngs),
-                        InvertedResidual(config, second, second, rngs=rngs),
+                        InvertedResidual(
+                            config, first, second, stride=2, drop_rate=next(rates), rngs=rngs
+                        ),
+                        InvertedResidual(config, second, second, drop_rate=next(rates), rngs=rngs),
                     ]
                 ),
-                _attention_stage(config, 2, second, third, rngs),
-                _attention_stage(config, 3, third, fourth, rngs),
-                _attention_stage(config, 4, fourth, fifth, rngs),
+                _attention_stage(config, 2, second, third, rates, rngs),
+                _attention_stage(config, 3, third, fourth, rates, rngs),
+                _attention_stage(config, 4, fourth, fifth, rates, rngs),
             ]
         )
 

@@ -128,6 +128,8 @@ class MobileViTV2Config:
             "huggingface" as theirs (`initializer_range`, BatchNorm scales included).
         classifier_dropout: apply `classifier_dropout_prob` in the image classifier too.
         segmentation_head: "deeplabv3", or "pspnet", which Hugging Face does not have.
+        stochastic_depth: probability of leaving out, for an image in training, what the last
+            residual branch adds; it grows in equal steps from 0 for the first (arXiv 1603.09382).
         auxiliary_head: give the segmentation model a second head on stage 4, for training only.
         align_corners: how the segmentation loss upsamples the logits to the size of the labels:
             False as Hugging Face, True as the original release.
@@ -178,6 +180,7 @@ class MobileViTV2Config:
     odd_size_rule: str = "resize"
     initialization: str = "cvnets"
     classifier_dropout: bool = False
+    stochastic_depth: float = 0.0
     segmentation_head: str = "deeplabv3"
     auxiliary_head: bool = False
     align_corners: bool = False
@@ -352,7 +355,13 @@ def _validate(config: MobileViTV2Config) -> None:
             _fail(name, "a positive number", value)
     if not _is_number(config.initializer_range) or config.initializer_range < 0:
         _fail("initializer_range", "a number of at least 0", config.initializer_range)
-    for name in ("classifier_dropout_prob", "aspp_dropout_prob", "attn_dropout", "ffn_dropout"):
+    for name in (
+        "classifier_dropout_prob",
+        "aspp_dropout_prob",
+        "attn_dropout",
+        "ffn_dropout",
+        "stochastic_depth",
+    ):
         value = getattr(config, name)
         if not _is_number(value) or not 0 <= value < 1:
             _fail(name, "a probability in [0, 1)", value)

@@ -44,9 +44,15 @@ def arrays(model: nnx.Module) -> tuple[Arrays, Arrays]:
     return parameters, statistics
 
 
-def split(model: nnx.Module) -> tuple[Graphs, Arrays, Arrays]:
-    """Takes a model apart, once, for both modes; leaves it in evaluation mode."""
+def split(model: nnx.Module, *, frozen: str = "") -> tuple[Graphs, Arrays, Arrays]:
+    """Takes a model apart, once, for both modes; leaves it in evaluation mode.
+
+    The part of it that `frozen` names is in evaluation mode in training, too: without dropout,
+    and its BatchNorm takes and keeps the running statistics.
+    """
     model.train()
+    if frozen:
+        getattr(model, frozen).eval()
     train = nnx.split(model)[0]
     model.eval()
     parameters, statistics = arrays(model)

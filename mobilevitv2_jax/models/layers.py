@@ -371,6 +371,13 @@ class ConvNormAct(nnx.Module):
         return x if self.act is None else self.act(x)
 
 
+class StochasticDepth(nnx.Dropout):
+    """Leaves a residual branch out for some images in training, and scales it up for the others."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(rate, broadcast_dims=(1, 2, 3))
+
+
 class InvertedResidual(nnx.Module):
     """MobileNetV2's block: 1x1 expansion, 3x3 depthwise, linear 1x1 projection.
 
@@ -386,6 +393,7 @@ class InvertedResidual(nnx.Module):
         *,
         stride: int = 1,
         dilation: int = 1,
+        drop_rate: float = 0.0,
         rngs: nnx.Rngs,
     ) -> None:
         hidden = make_divisible(round(inputs * config.expand_ratio), 8)
@@ -404,8 +412,9 @@ class InvertedResidual(nnx.Module):
         )
         self.project = ConvNormAct(config, hidden, outputs, rngs=rngs)
         self.residual = stride == 1 and inputs == outputs
+        self.drop = StochasticDepth(drop_rate)
 
     def __call__(self, x: Features, rngs: nnx.Rngs | None = None) -> Features:
-        """Applies the block; `rngs` is taken, and unused, so that all blocks are called alike."""
+        """Applies the block."""
         y = self.project(self.depthwise(self.expand(x)))
-        return x + y if self.residual else y
+        return x + self.drop(y, rngs=rngs) if self.residual else y

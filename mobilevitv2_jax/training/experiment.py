@@ -21,6 +21,7 @@ from mobilevitv2_jax.evaluation.classification import Weights, evaluate
 from mobilevitv2_jax.evaluation.step import EvaluationStep
 from mobilevitv2_jax.models.config import MobileViTV2Config
 from mobilevitv2_jax.models.functional import Graphs, split
+from mobilevitv2_jax.models.pixels import Pixels
 from mobilevitv2_jax.training.mesh import (
     abstract,
     check_batch_size,
@@ -78,7 +79,8 @@ class Experiment:
     @functools.cached_property
     def evaluation_step(self) -> EvaluationStep:
         """The jitted evaluation step: one compilation serves every evaluation of a process."""
-        step = self.task.make_evaluation_step(self.graphs.evaluation, self.model)
+        pixels = Pixels.from_config(self.config)
+        step = self.task.make_evaluation_step(self.graphs.evaluation, self.model, pixels)
         return jax.jit(step, out_shardings=replicated(self.mesh))
 
     def put(self, batch: dict[str, Any]) -> dict[str, jax.Array]:
@@ -143,7 +145,9 @@ def prepare(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh | None = 
         return TrainState.create(parameters, statistics, optimizer)
 
     abstract_model = nnx.eval_shape(build)
-    graphs, _, _ = split(abstract_model)
+    graphs, _, _ = split(
+        abstract_model, frozen="backbone" if config.optimizer.freeze_backbone else ""
+    )
     return Experiment(
         config, task, mesh, share, source, model, abstract_model, graphs, optimizer, initial_state
     )

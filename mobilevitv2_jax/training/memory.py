@@ -8,12 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from mobilevitv2_jax.models import summary
-from mobilevitv2_jax.models.functional import Arrays, arrays, merge
+from mobilevitv2_jax.models.functional import Arrays
 from mobilevitv2_jax.training.experiment import Experiment
 from mobilevitv2_jax.training.program import abstract_batch
+from mobilevitv2_jax.training.step import make_loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,16 +91,12 @@ def program_bytes(analysis: Any) -> tuple[int, int]:
 
 def _residuals(experiment: Experiment) -> int:
     """Returns the bytes that differentiation keeps for the gradient, of the whole batch."""
-    config, state = experiment.config, experiment.abstract_state
+    state = experiment.abstract_state
+    loss_function = make_loss(experiment.config, experiment.graphs.train)
 
     def keep(parameters: Arrays, statistics: Arrays, batch: dict[str, jax.Array]) -> Any:
         def loss(parameters: Arrays) -> tuple[jax.Array, Arrays]:
-            model = merge(experiment.graphs.train, parameters, statistics)
-            images = batch["image"].astype(jnp.float32) / 255
-            rngs = nnx.Rngs(dropout=jax.random.key(0))
-            return experiment.task.loss(model, images, batch["label"], config, rngs), arrays(model)[
-                1
-            ]
+            return loss_function(parameters, statistics, batch, jax.random.key(0))
 
         # The function that vjp returns is a pytree: of what it has kept.
         return jax.vjp(loss, parameters, has_aux=True)[1]

@@ -15,16 +15,42 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array
 
 from mobilevitv2_jax.models.functional import Arrays, arrays, merge
-from mobilevitv2_jax.training.optimizer import clip_by_norm
+from mobilevitv2_jax.models.pixels import Pixels
+from mobilevitv2_jax.training import mixing
+from mobilevitv2_jax.training.optimizer import clip_by_norm, hold_frozen, learning_rate_scales
 from mobilevitv2_jax.training.schedule import Schedule
 from mobilevitv2_jax.training.state import TrainState
 from mobilevitv2_jax.training.task import find_task
 
 Metrics = dict[str, Array]
+Loss = Callable[[Arrays, Arrays, dict[str, Array], Array], tuple[Array, Arrays]]
 Differentiate = Callable[
     [Arrays, Arrays, dict[str, Array], Array], tuple[tuple[Array, Arrays], Arrays]
 ]
 TrainStep = Callable[[TrainState, dict[str, Array], Array], tuple[TrainState, Metrics]]
+
+
+def make_loss(config: ml_collections.ConfigDict, graph: nnx.GraphDef) -> Loss:
+    """Returns the loss to be differentiated, as a pure function.
+
+    It takes (parameters, statistics, batch, key) and returns the loss and the new statistics.
+    Frozen parameters are constants to it.
+
+    Args:
+        config: the experiment.
+        graph: the static part of the model, in training mode.
+    """
+    task_loss, pixels = find_task(config).loss, Pixels.from_config(config)
+
+    def loss_function(
+        parameters: Arrays, statistics: Arrays, batch: dict[str, Array], key: Array
+    ) -> tuple[Array, Arrays]:
+        model = merge(graph, hold_frozen(parameters, config), statistics)
+        rngs = nnx.Rngs(dropout=key)
+        loss = task_loss(model, mixing.images(batch, pixels), batch, config, rngs)
+        return loss, arrays(model)[1]
+
+    return loss_function
 
 
 def make_train_step(
@@ -49,19 +75,8 @@ def make_train_step(
         schedule: the learning rate.
         mesh: the devices that each part of a batch is split over.
     """
-    task_loss = find_task(config).loss
     parts = config.optimizer.accumulation_steps
-
-    def loss_function(
-        parameters: Arrays, statistics: Arrays, batch: dict[str, Array], key: Array
-    ) -> tuple[Array, Arrays]:
-        model = merge(graph, parameters, statistics)
-        pixel_values = batch["image"].astype(jnp.float32) / 255
-        loss = task_loss(model, pixel_values, batch["label"], config, nnx.Rngs(dropout=key))
-        return loss, arrays(model)[1]
-
-    differentiate = jax.value_and_grad(loss_function, has_aux=True)
-
+    differentiate = jax.value_and_grad(make_loss(config, graph), has_aux=True)
     gradients_of = differentiate if parts == 1 else _in_parts(differentiate, parts, mesh)
 
     def train_step(
@@ -70,15 +85,22 @@ def make_train_step(
         # Invariant: every random draw follows from the key and the step, so that a resumed
         # run needs no other state to draw the same.
         key = jax.random.fold_in(key, state.step)
+        if mixing.is_on(config):
+            # Before the batch is taken in parts: partners are those of the whole batch.
+            key, mixing_key = jax.random.split(key)
+            batch = mixing.draw(batch, mixing_key, config)
         (loss, statistics), gradients = gradients_of(state.parameters, state.statistics, batch, key)
         norm = optax.tree.norm(gradients)
         gradients = clip_by_norm(gradients, norm, config.optimizer.gradient_clip)
         direction, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
         learning_rate = schedule(state.step)
         parameters = jax.tree.map(
-            lambda parameter, change: parameter - learning_rate.astype(parameter.dtype) * change,
+            lambda parameter, change, scale: (
+                parameter - (scale * learning_rate).astype(parameter.dtype) * change
+            ),
             state.parameters,
             direction,
+            learning_rate_scales(state.parameters, config),
         )
         ema_parameters, ema_statistics = jax.tree.map(
             lambda average, new: average + config.ema.momentum * (new - average),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +20,12 @@ from mobilevitv2_jax.evaluation.step import (
 )
 from mobilevitv2_jax.models.config import MobileViTV2Config
 from mobilevitv2_jax.models.losses import cross_entropy
+from mobilevitv2_jax.models.pixels import Pixels
 from mobilevitv2_jax.models.tasks import (
     MobileViTV2ForImageClassification,
     MobileViTV2ForSemanticSegmentation,
 )
+from mobilevitv2_jax.training import mixing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +34,8 @@ class Task:
 
     Attributes:
         model: the class of the model.
-        loss: takes (model, pixel_values, labels, config, rngs) and returns a scalar.
-        make_evaluation_step: takes (graph, the model's configuration).
+        loss: takes (model, pixel_values, batch, config, rngs) and returns a scalar.
+        make_evaluation_step: takes (graph, the model's configuration, pixels).
         train_transform: takes the config.
         evaluation_transform: takes the config.
         label_type: of one label, as a NumPy type.
@@ -43,8 +46,8 @@ class Task:
     """
 
     model: Callable[..., nnx.Module]
-    loss: Callable[[Any, Array, Array, ml_collections.ConfigDict, nnx.Rngs], Array]
-    make_evaluation_step: Callable[[nnx.GraphDef, MobileViTV2Config], EvaluationStep]
+    loss: Callable[[Any, Array, dict[str, Array], ml_collections.ConfigDict, nnx.Rngs], Array]
+    make_evaluation_step: Callable[[nnx.GraphDef, MobileViTV2Config, Pixels], EvaluationStep]
     train_transform: Callable[[ml_collections.ConfigDict], augment.Train]
     evaluation_transform: Callable[[ml_collections.ConfigDict], Callable]
     label_type: str
@@ -57,30 +60,31 @@ class Task:
 def _classification_loss(
     model: Any,
     pixel_values: Array,
-    labels: Array,
+    batch: dict[str, Array],
     config: ml_collections.ConfigDict,
     rngs: nnx.Rngs,
 ) -> Array:
     logits = model(pixel_values, rngs=rngs).logits
     smoothing = config.optimizer.label_smoothing
-    return cross_entropy(logits, labels, label_smoothing=smoothing).mean()
+    loss = functools.partial(cross_entropy, logits, label_smoothing=smoothing)
+    return mixing.losses(batch, loss).mean()
 
 
 def _segmentation_loss(
     model: Any,
     pixel_values: Array,
-    labels: Array,
+    batch: dict[str, Array],
     config: ml_collections.ConfigDict,
     rngs: nnx.Rngs,
 ) -> Array:
-    return model(pixel_values, labels, rngs=rngs).loss
+    return model(pixel_values, batch["label"], rngs=rngs).loss
 
 
 _TASKS = {
     "classification": Task(
         model=MobileViTV2ForImageClassification,
         loss=_classification_loss,
-        make_evaluation_step=lambda graph, model: make_evaluation_step(graph),
+        make_evaluation_step=lambda graph, model, pixels: make_evaluation_step(graph, pixels),
         train_transform=augment.train_transform,
         evaluation_transform=augment.evaluation_transform,
         label_type="int32",
@@ -92,8 +96,8 @@ _TASKS = {
     "segmentation": Task(
         model=MobileViTV2ForSemanticSegmentation,
         loss=_segmentation_loss,
-        make_evaluation_step=lambda graph, model: make_segmentation_step(
-            graph, model.semantic_loss_ignore_index, model.align_corners
+        make_evaluation_step=lambda graph, model, pixels: make_segmentation_step(
+            graph, pixels, model.semantic_loss_ignore_index, model.align_corners
         ),
         train_transform=segmentation.train_transform,
         evaluation_transform=segmentation.evaluation_transform,

@@ -1,9 +1,11 @@
 """The transforms of training and evaluation."""
 
+import dataclasses
 import itertools
 import math
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -13,12 +15,15 @@ from mobilevitv2_jax.config import default_config
 from mobilevitv2_jax.data.augment import (
     Evaluate,
     HorizontalFlip,
+    RandAugment,
+    RandomErasing,
     RandomResizedCrop,
     Train,
     evaluation_transform,
     train_transform,
 )
-from mobilevitv2_jax.data.image import center_crop, resize, resize_short_side
+from mobilevitv2_jax.data.image import resize, resize_short_side
+from mobilevitv2_jax.data.randaugment import OPERATIONS
 
 CROP = RandomResizedCrop(16, (0.08, 1.0), (3 / 4, 4 / 3), "bilinear")
 
@@ -90,23 +95,102 @@ def test_a_flip_mirrors_left_and_right_with_its_probability():
         np.testing.assert_array_equal(result, expected)
 
 
-def test_evaluation_resizes_the_short_side_and_crops_the_centre():
-    image = noise(30, 50)
-    result = Evaluate(20, 16, "bicubic")({"image": image, "label": 3})
-    expected = center_crop(resize_short_side(image, 20, "bicubic"), 16)
-    np.testing.assert_array_equal(result["image"], expected)
+def test_the_random_crop_resizes_fast_where_asked():
+    fast = dataclasses.replace(CROP, fast=True)
+    image = noise(40, 60)
+    top, left, height, width = CROP.box(40, 60, rng(3))
+    cut = image[top : top + height, left : left + width]
+    expected = cv2.resize(cut, (16, 16), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_array_equal(fast({"image": image}, rng(3))["image"], expected)
+
+
+def with_marked_operations(monkeypatch):
+    """Replaces each operation by one that writes what it was called with into the image."""
+    for number, (name, (_, signed)) in enumerate(list(OPERATIONS.items())):
+
+        def mark(image, level, number=number):
+            return np.concatenate([image, [[number, level]]])
+
+        monkeypatch.setitem(OPERATIONS, name, (mark, signed))
+
+
+def test_randaugment_draws_every_operation_with_equal_chances_and_signs(monkeypatch):
+    with_marked_operations(monkeypatch)
+    names = list(OPERATIONS)
+    drawn = [
+        RandAugment(2, 9)({"image": np.zeros((0, 2))}, rng(seed))["image"] for seed in range(700)
+    ]
+    assert {len(image) for image in drawn} == {2}
+    numbers, levels = np.concatenate(drawn).T
+    # 1,400 draws of 14: the standard deviation of a count of 100 is 9.6.
+    counts = np.bincount(numbers.astype(int), minlength=14)
+    assert np.abs(counts - 100).max() < 4 * 9.6
+    np.testing.assert_allclose(np.abs(levels), 0.3)
+    negative = {names[int(number)] for number in numbers[levels < 0]}
+    assert negative == {name for name, (_, signed) in OPERATIONS.items() if signed}
+    signs = levels[np.isin(numbers, [names.index(name) for name in negative])]
+    assert abs((signs < 0).mean() - 0.5) < 4 * 0.5 / math.sqrt(len(signs))
+
+
+@settings(derandomize=True, deadline=None)
+@given(height=st.integers(1, 80), width=st.integers(1, 80), seed=st.integers(0, 2**32))
+def test_erasing_blackens_at_most_one_box_and_nothing_else(height, width, seed):
+    image = noise(height, width) // 2 + 100
+    before = image.copy()
+    erased = RandomErasing(1.0)({"image": image}, rng(seed))["image"]
+    np.testing.assert_array_equal(image, before)
+    black = (erased == 0).all(-1)
+    rows, columns = black.any(1), black.any(0)
+    assert (black == rows[:, None] & columns).all()
+    for line in (rows, columns):
+        assert np.abs(np.diff(line.astype(int), prepend=0, append=0)).sum() in (0, 2)
+    np.testing.assert_array_equal(erased[~black], image[~black])
+
+
+def test_erased_boxes_have_the_sizes_and_ratios_of_torchvision_and_come_with_their_probability():
+    image = np.full((200, 200, 3), 9, np.uint8)
+    boxes = []
+    for seed in range(800):
+        black = (RandomErasing(0.25)({"image": image}, rng(seed))["image"] == 0).all(-1)
+        if black.any():
+            boxes.append((black.any(1).sum(), black.any(0).sum()))
+    assert abs(len(boxes) / 800 - 0.25) < 4 * math.sqrt(0.25 * 0.75 / 800)
+    heights, widths = np.array(boxes).T
+    # Sides are at least 15 pixels here, and rounded by half of one.
+    slack = 1 + 1 / 15
+    areas, ratios = heights * widths / 200**2, heights / widths
+    assert 0.02 / slack <= areas.min() < 0.05 and 0.28 < areas.max() <= 0.33 * slack
+    assert 0.3 / slack <= ratios.min() < 0.5 and 2.2 < ratios.max() <= 3.3 * slack
+
+
+def test_without_erasing_the_image_is_the_same():
+    image = {"image": noise(9, 9)}
+    assert RandomErasing(0.0)(image, rng()) is image
+
+
+@pytest.mark.parametrize(
+    ("width", "left"), [(40, 12), (41, 12), (42, 13), (43, 14), (44, 14), (16, 0)]
+)
+def test_evaluation_resizes_the_short_side_and_crops_the_centre_as_torchvision_does(width, left):
+    image = noise(32, 2 * width)
+    result = Evaluate(16, 16, "bicubic")({"image": image, "label": 3})
+    resized = resize_short_side(image, 16, "bicubic")
+    assert resized.shape[1] == width
+    # torchvision's int(round(margin / 2.0)), which halves 25 to 12 and 27 to 14.
+    np.testing.assert_array_equal(result["image"], resized[:, left : left + 16])
     assert result["label"] == 3
 
 
 @pytest.mark.parametrize(
-    ("random_crop", "flip"), list(itertools.product((False, True), (0.0, 1.0)))
+    ("random_crop", "chance"), list(itertools.product((False, True), (0.0, 1.0)))
 )
-def test_every_image_leaves_as_a_contiguous_uint8_square(random_crop, flip):
+def test_every_image_leaves_as_a_contiguous_uint8_square(random_crop, chance):
     config = default_config()
     config.data.image_size = config.eval.crop = 24
     config.eval.resize = 30
     config.augment.random_resized_crop = random_crop
-    config.augment.horizontal_flip = flip
+    config.augment.horizontal_flip = config.augment.random_erasing = chance
+    config.augment.randaugment = 3 * int(chance)
     before = {"image": noise(33, 47), "label": np.int32(1)}
     for after in (train_transform(config)(before, rng()), evaluation_transform(config)(before)):
         assert after["image"].shape == (24, 24, 3) and after["image"].dtype == np.uint8
@@ -122,8 +206,22 @@ def test_without_a_random_crop_training_sees_the_image_as_evaluation_does():
     np.testing.assert_array_equal(trained, evaluation_transform(config)(image)["image"])
 
 
+def test_the_recipe_follows_its_config_in_the_order_of_the_original_release():
+    config = default_config()
+    config.augment.update(
+        {"random_resized_crop": True, "fast_resize": True, "horizontal_flip": 0.5}
+        | {"randaugment": 2, "randaugment_magnitude": 7, "random_erasing": 0.25}
+    )
+    assert train_transform(config).steps == (
+        RandomResizedCrop(64, (0.08, 1.0), (3 / 4, 4 / 3), "bicubic", fast=True),
+        HorizontalFlip(0.5),
+        RandAugment(2, 7),
+        RandomErasing(0.25),
+    )
+
+
 def test_the_same_generator_state_gives_the_same_image_also_after_pickling():
-    transform = Train((CROP, HorizontalFlip(0.5)))
+    transform = Train((CROP, HorizontalFlip(0.5), RandAugment(2, 9), RandomErasing(0.5)))
     image = {"image": noise(40, 60)}
     first = transform(image, rng(1))["image"]
     np.testing.assert_array_equal(transform(image, rng(1))["image"], first)

@@ -97,6 +97,7 @@ BAD_VALUES = [
     ("output_hidden_states", 1),
     ("return_dict", None),
     ("classifier_dropout", "yes"),
+    ("stochastic_depth", 1.0),
     ("auxiliary_head", 1),
     ("segmentation_head", "deeplab"),
     ("align_corners", None),

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from mobilevitv2_jax.models.attention import MobileViTV2Block
+from mobilevitv2_jax.models.backbone import MobileViTV2Model
 from mobilevitv2_jax.models.config import MobileViTV2Config
 from mobilevitv2_jax.models.layers import (
     BatchNorm,
     ConvNormAct,
     GroupNorm,
     InvertedResidual,
+    StochasticDepth,
     activation,
     depthwise,
 )
@@ -152,3 +155,31 @@ def test_an_activation_may_be_a_function():
         CONFIG, 3, 4, act=activation(CONFIG.replace(hidden_act=jnp.abs)), rngs=nnx.Rngs(0)
     )
     assert (np.asarray(layer(normal(1, 4, 4, 3))) >= 0).all()
+
+
+def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
+    layer = StochasticDepth(0.25)
+    y = np.asarray(layer(jnp.ones((1000, 2, 3, 4)), rngs=nnx.Rngs(dropout=0)))
+    kept = y[:, 0, 0, 0]
+    assert (y == kept[:, None, None, None]).all()
+    assert set(kept.tolist()) == {0.0, np.float32(4 / 3)}
+    # The deviation of 1,000 draws is 0.014.
+    assert abs((kept > 0).mean() - 0.75) < 4 * 0.014
+    layer.deterministic = True
+    assert (np.asarray(layer(jnp.ones((9, 1, 1, 1)))) == 1).all()
+
+
+def test_stochastic_depth_grows_from_0_in_equal_steps_and_spares_the_skip():
+    layers = {"n_attn_blocks": (1, 2, 1), "width_multiplier": 0.25}
+    config = CONFIG.replace(stochastic_depth=0.18, **layers)
+    backbone = nnx.eval_shape(lambda: MobileViTV2Model(config, rngs=nnx.Rngs(0)))
+    rates = [
+        part.drop.rate
+        for stage in backbone.stages
+        for block in stage
+        for part in (block.layers if isinstance(block, MobileViTV2Block) else [block])
+    ]
+    np.testing.assert_allclose(rates, 0.02 * np.arange(10))
+    block = InvertedResidual(CONFIG, 4, 4, drop_rate=1.0, rngs=nnx.Rngs(0))
+    x = normal(2, 4, 4, 4)
+    np.testing.assert_array_equal(block(x, nnx.Rngs(dropout=0)), x)

@@ -181,7 +181,7 @@ def test_dropout_needs_a_source_of_randomness_only_where_it_is_on(make_model, im
 
     graphs, parameters, statistics = functional.split(make_model())
     trace(graphs.train)
-    for field in ("attn_dropout", "ffn_dropout"):
+    for field in ("attn_dropout", "ffn_dropout", "stochastic_depth"):
         graphs, parameters, statistics = functional.split(make_model(**{field: 0.5}))
         trace(graphs.evaluation)
         with pytest.raises(Exception, match="rngs"):

@@ -144,6 +144,7 @@ def compare(model, dtype, changes=None):
     if model == "small":
         use_small_model(pytest.MonkeyPatch())
     types = {"model.dtype": dtype, "model.param_dtype": dtype, "model.ffn_dropout": 0.1}
+    types |= {"augment.mixup": 0.2, "augment.cutmix": 1.0}
     several = {"mesh.devices": 0, **(changes or {})}
     loss, *one, _ = one_step({**types, "mesh.devices": 1})
     other_loss, *other, leaves = one_step(types | several)

@@ -11,7 +11,13 @@ from tiny import tiny_config
 from mobilevitv2_jax.config import model_config
 from mobilevitv2_jax.models.functional import split
 from mobilevitv2_jax.models.tasks import MobileViTV2ForImageClassification
-from mobilevitv2_jax.training.optimizer import clip_by_norm, decay_mask, make_optimizer
+from mobilevitv2_jax.training.optimizer import (
+    clip_by_norm,
+    decay_mask,
+    hold_frozen,
+    learning_rate_scales,
+    make_optimizer,
+)
 
 STEPS = 8
 RATES = np.linspace(0.1, 0.02, STEPS)
@@ -129,6 +135,39 @@ def test_without_a_gradient_only_kernels_move(model_parameters, name):
         # The decay times a parameter of 1, in float32.
         expected = np.float32(0.3) if path.endswith(".kernel") else 0
         assert (np.asarray(change) == expected).all(), path
+
+
+def test_by_default_all_parameters_learn_at_the_same_rate(model_parameters):
+    scales = learning_rate_scales(model_parameters, tiny_config())
+    assert scales.keys() == model_parameters.keys()
+    assert set(scales.values()) == {1.0}
+
+
+def test_each_stage_learns_slower_than_the_one_after_it(model_parameters):
+    config = tiny_config({"optimizer.layer_decay": 0.5})
+    scales = learning_rate_scales(model_parameters, config)
+    found = {}
+    for path, scale in scales.items():
+        words = path.split(".")
+        place = ".".join(words[: 3 if words[1] == "stages" else 2 if len(words) > 2 else 1])
+        found.setdefault(place, set()).add(scale)
+    stages = {f"backbone.stages.{number}": {0.5 ** (5 - number)} for number in range(5)}
+    assert found == {"classifier": {1.0}, "backbone.stem": {0.5**6}, **stages}
+
+
+def test_a_frozen_backbone_has_the_rate_0_and_asks_for_no_gradient(model_parameters):
+    config = tiny_config({"optimizer.freeze_backbone": True, "optimizer.layer_decay": 0.5})
+    scales = learning_rate_scales(model_parameters, config)
+    learning = {path for path, scale in scales.items() if scale}
+    assert learning == {"classifier.kernel", "classifier.bias"}
+    assert {scales[path] for path in learning} == {1.0}
+    parameters = {"backbone.x": jnp.ones(2), "classifier.x": jnp.ones(2)}
+
+    def loss(parameters):
+        return sum(array.sum() for array in hold_frozen(parameters, config).values())
+
+    gradients = jax.grad(loss)(parameters)
+    assert not gradients["backbone.x"].any() and gradients["classifier.x"].all()
 
 
 def test_a_gradient_above_the_limit_is_scaled_to_it_as_pytorch_does():

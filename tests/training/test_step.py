@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from states import bytes_of
-from tiny import noise_batch, tiny_config, use_small_model
+from tiny import SmallModel, noise_batch, tiny_config, use_small_model
 
 from mobilevitv2_jax.models import layers
+from mobilevitv2_jax.models.backbone import pool
+from mobilevitv2_jax.models.outputs import ImageClassifierOutput
 from mobilevitv2_jax.training.experiment import prepare
 from mobilevitv2_jax.training.mesh import put_batch, replicated
 from mobilevitv2_jax.training.program import lower_train_step
@@ -275,3 +277,58 @@ def test_accumulated_parts_are_the_groups_of_ghost_batch_normalisation(monkeypat
     # And the groups matter: BatchNorm over the whole batch is another thing.
     path = "deep.normalization.variance"
     assert np.abs(other.statistics[path] - expected.statistics[path]).max() > 1e-5
+
+
+@pytest.mark.slow
+def test_a_batch_in_parts_is_mixed_as_the_whole_is(monkeypatch):
+    """Partners, too, are those of the whole batch: also of the first example of a part."""
+    options = {"model.batch_norm_group_size": 8, "augment.mixup": 0.2, "augment.cutmix": 1.0}
+    whole, state = small_step(monkeypatch, **options)
+    parts, _ = small_step(monkeypatch, **options, **{"optimizer.accumulation_steps": 2})
+    losses = []
+    for seed in range(3):
+        key = jax.random.key(seed)
+        expected, at_once = whole(state, noise_batch(), key)
+        found, in_parts = parts(state, noise_batch(), key)
+        # float32 sums in another order
+        assert float(in_parts["loss"]) == pytest.approx(float(at_once["loss"]), rel=1e-5)
+        for path, value in expected.parameters.items():
+            np.testing.assert_allclose(
+                found.parameters[path], value, rtol=1e-5, atol=1e-6, err_msg=path
+            )
+        losses.append(float(at_once["loss"]))
+    assert len(set(losses)) == 3  # no dropout here: what differs is the mixing
+
+
+def test_a_frozen_backbone_keeps_its_bits_and_the_head_learns(monkeypatch):
+    class Headed(SmallModel):
+        def __init__(self, config, *, rngs):
+            super().__init__(config, rngs=rngs)
+            self.backbone = self.stem
+            del self.stem
+
+        def __call__(self, pixel_values, *, rngs=None):
+            features = pool(self.deep(self.backbone(pixel_values)))
+            return ImageClassifierOutput(None, self.classifier(features), None)
+
+    use_small_model(monkeypatch, Headed)
+    step, state = make_step(tiny_config({"optimizer.freeze_backbone": True}))
+    new, metrics = step(state, noise_batch(), jax.random.key(0))
+    assert np.isfinite(metrics["loss"]) and int(metrics["skipped_in_a_row"]) == 0
+    for kind in ("parameters", "statistics", "ema_parameters", "ema_statistics"):
+        before, after = bytes_of(getattr(state, kind)), bytes_of(getattr(new, kind))
+        kept = {path for path in before if before[path] == after[path]}
+        assert kept == {path for path in before if path.startswith("['backbone.")}
+
+
+@pytest.mark.slow
+def test_pixels_reach_the_training_step_as_the_config_says(monkeypatch):
+    """Turning the channels over is the same as turning over the channels of the batch."""
+    rgb, state = small_step(monkeypatch)
+    bgr, _ = small_step(monkeypatch, **{"data.channel_order": "bgr"})
+    batch = noise_batch()
+    turned = {**batch, "image": np.ascontiguousarray(batch["image"][..., ::-1])}
+    key = jax.random.key(0)
+    expected, found = (float(s(state, b, key)[1]["loss"]) for s, b in ((rgb, turned), (bgr, batch)))
+    assert found == pytest.approx(expected, rel=1e-6)  # float32
+    assert found != pytest.approx(float(rgb(state, batch, key)[1]["loss"]), rel=1e-5)
