@@ -165,6 +165,7 @@ def test_other_file_formats_are_refused_with_those_that_are_read(noise_set):
     file = noise_set / "dataset_info.json"
     info = json.loads(file.read_text())
     info["fileFormat"] = "riegeli"
+    info["splits"][0]["filepathTemplate"] = "{DATASET}-{SPLIT}.tfrecord-{SHARD_X_OF_Y}"
     file.write_text(json.dumps(info))
     with pytest.raises(DataError, match="must be in ArrayRecord or TFRecord files, got riegeli"):
         load(noise_set)
