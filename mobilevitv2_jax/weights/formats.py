@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,13 +18,13 @@ from mobilevitv2_jax import class_names
 from mobilevitv2_jax.config import FORMAT, from_json
 from mobilevitv2_jax.errors import WeightsError
 from mobilevitv2_jax.models.config import MobileViTV2Config
-from mobilevitv2_jax.weights import names, shapes, tensors
+from mobilevitv2_jax.weights import images, names, shapes, tensors
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
 
 PREPROCESSOR = "preprocessor_config.json"
 
-_BILINEAR, _BICUBIC = 2, 3  # Pillow's numbers, with which these files name filters
-_TIMM_FILTERS = {"bilinear": _BILINEAR, "bicubic": _BICUBIC}
+OURS = "mobilevitv2_jax"
+"""Key in timm's config.json that holds our own: timm passes it over."""
 
 HUGGINGFACE_RULES: dict[str, Any] = {"dilation_rule": "huggingface", "odd_size_rule": "drop"}
 """How Hugging Face's model computes; that of the original and of timm is our default."""
@@ -81,23 +80,6 @@ def read(path: epath.PathLike, checkpoint: str | int = "latest", average: bool =
         raise WeightsError(f"{path}: {error}") from None
 
 
-def image_rules(
-    resize: int, crop: int | None, resample: int = _BICUBIC, flip: bool = False
-) -> dict[str, Any]:
-    """Returns the form of `preprocessor_config.json`: short side, central crop, RGB or flipped."""
-    return {
-        "image_processor_type": "MobileViTImageProcessor",
-        "do_resize": True,
-        "size": {"shortest_edge": resize},
-        "resample": resample,
-        "do_center_crop": crop is not None,
-        "crop_size": {"height": crop or resize, "width": crop or resize},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_flip_channel_order": flip,
-    }
-
-
 def _json(path: epath.Path) -> dict[str, Any]:
     if not path.exists():
         return {}
@@ -113,7 +95,7 @@ def _json(path: epath.Path) -> dict[str, Any]:
 def _read_files(file: epath.Path, directory: epath.Path | None) -> Stored:
     """Reads a file of weights, and what the files beside it say of them."""
     values = _json(directory / "config.json") if directory else {}
-    images = _json(directory / PREPROCESSOR) if directory else {}
+    rules = _json(directory / PREPROCESSOR) if directory else {}
     read_config = _reader(values, file)
     arrays = tensors.read(file)
     source = _source(arrays, file)
@@ -121,9 +103,9 @@ def _read_files(file: epath.Path, directory: epath.Path | None) -> Stored:
     arrays = {renamed[key]: array for key, array in arrays.items()}
     found = read_config(values, arrays, source)
     found = dataclasses.replace(found, where=str(file))
-    if images:
-        found = dataclasses.replace(found, preprocessor=images, assumed_images="")
-    return _named(found, own="param_dtype" in values)
+    if rules:
+        found = dataclasses.replace(found, preprocessor=rules, assumed_images="")
+    return _named(found, own="param_dtype" in values.get(OURS, values))
 
 
 def _reader(values: Mapping[str, Any], file: epath.Path) -> Callable[..., Stored]:
@@ -179,27 +161,32 @@ def _with_assumed_images(
 ) -> Stored:
     """Returns Hugging Face's, with the images of its published checkpoints, or of our models."""
     crop = config.image_size
-    rules = image_rules(crop + 32, crop, _BICUBIC if own else _BILINEAR, flip=not own)
+    rules = images.rules(crop + 32, crop, "bicubic" if own else "bilinear", flip=not own)
     order = "RGB, bicubic" if own else "BGR, bilinear"
     said = f"there is no {PREPROCESSOR}: images are taken as {order}, {crop + 32} -> {crop} pixels"
     return Stored("", source, arrays, config, rules, assumed_images=said)
 
 
 def _timm(values: Mapping[str, Any], arrays: Mapping[str, Any], source: str) -> Stored:
-    images = values.get("pretrained_cfg", values)  # old files have but one level
+    published = values.get("pretrained_cfg", values)  # old files have but one level
     arguments = values.get("model_args", {})
     surprising = arguments.keys() - {"output_stride", "drop_rate", "in_chans", "num_classes"}
     if surprising:
         raise WeightsError(
             f"timm's config.json has model_args that change the model: {', '.join(surprising)}"
         )
-    labels = values.get("label_names") or images.get("label_names")
+    if OURS in values:
+        config = MobileViTV2Config.from_dict(values[OURS])
+        return Stored("", source, arrays, config, images.from_timm(published))
+    labels = values.get("label_names") or published.get("label_names")
     fields: dict[str, Any] = {
-        "width_multiplier": shapes.width_of(values.get("architecture") or images["architecture"]),
-        "num_labels": values.get("num_classes", images.get("num_classes", 1000)),
+        "width_multiplier": shapes.width_of(
+            values.get("architecture") or published["architecture"]
+        ),
+        "num_labels": values.get("num_classes", published.get("num_classes", 1000)),
         "output_stride": arguments.get("output_stride", 32),
-        "num_channels": images.get("input_size", (3,))[0],
-        "image_size": images.get("input_size", (3, 256, 256))[1],
+        "num_channels": published.get("input_size", (3,))[0],
+        "image_size": published.get("input_size", (3, 256, 256))[1],
     }
     if arguments.get("drop_rate"):
         fields |= {
@@ -208,27 +195,10 @@ def _timm(values: Mapping[str, Any], arrays: Mapping[str, Any], source: str) -> 
         }
     if labels:
         pairs = labels.items() if isinstance(labels, Mapping) else enumerate(labels)
-        descriptions = values.get("label_descriptions") or images.get("label_descriptions") or {}
+        descriptions = values.get("label_descriptions") or published.get("label_descriptions") or {}
         fields["id2label"] = {int(index): descriptions.get(name, name) for index, name in pairs}
         del fields["num_labels"]
-    return Stored("", source, arrays, MobileViTV2Config(**fields), _timm_images(images))
-
-
-def _timm_images(images: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the rules of a `pretrained_cfg`."""
-    crop = images.get("input_size", (3, 256, 256))[1]
-    kind, share = images.get("interpolation", "bicubic"), images.get("crop_pct", 0.888)
-    mode = images.get("crop_mode", "center")
-    if kind not in _TIMM_FILTERS or mode != "center":
-        raise WeightsError(
-            f"timm's pretrained_cfg must have interpolation bilinear or bicubic and crop_mode "
-            f"center, got {kind!r} and {mode!r}"
-        )
-    rules = image_rules(math.floor(crop / share), crop, _TIMM_FILTERS[kind])
-    mean, deviation = list(images.get("mean", (0, 0, 0))), list(images.get("std", (1, 1, 1)))
-    if any(mean) or set(deviation) != {1}:
-        rules |= {"do_normalize": True, "image_mean": mean, "image_std": deviation}
-    return rules
+    return Stored("", source, arrays, MobileViTV2Config(**fields), images.from_timm(published))
 
 
 def _bare(values: Mapping[str, Any], arrays: Mapping[str, Any], source: str) -> Stored:
@@ -241,7 +211,8 @@ def _bare(values: Mapping[str, Any], arrays: Mapping[str, Any], source: str) -> 
     config = MobileViTV2Config(**fields)
     # timm 256 / 0.888, ml-cvnets: both 288. A segmentation is evaluated at a short side of 512.
     segments = any(key.startswith("seg_head.") for key in arrays)
-    rules = image_rules(512, None) if segments else image_rules(288, 256)
+    size, crop = (512, None) if segments else (288, 256)
+    rules = images.rules(size, crop, "bicubic")
     return Stored("", source, arrays, config, rules, assumed)
 
 
@@ -271,7 +242,7 @@ def _read_run(directory: epath.Path, checkpoint: str | int, average: bool) -> St
         )
     run = from_json((directory / "config.json").read_text(), str(directory / "config.json"))
     config = MobileViTV2Config.from_pretrained(directory / "model")
-    images = _json(directory / "model" / PREPROCESSOR)
+    rules = _json(directory / "model" / PREPROCESSOR)
     metric = run.checkpoint.best_metric
     with Checkpoints(saved, best_metric=metric, read_only=True, tell=_warn) as checkpoints:
         chosen = {"latest": checkpoints.latest_step, "best": checkpoints.best_step}
@@ -285,9 +256,9 @@ def _read_run(directory: epath.Path, checkpoint: str | int, average: bool) -> St
         parts = checkpoints.read(step, (f"{prefix}parameters", f"{prefix}statistics"))
     arrays = {path: array for part in parts.values() for path, array in part.items()}
     where = f"{directory}, step {step}, {'moving average' if average else 'weights'}"
-    if images:
-        return Stored(where, "ours", arrays, config, images)
-    rules = image_rules(run.eval.resize, run.eval.crop, _TIMM_FILTERS[run.eval.interpolation])
+    if rules:
+        return Stored(where, "ours", arrays, config, rules)
+    rules = images.rules(run.eval.resize, run.eval.crop, run.eval.interpolation)
     return Stored(where, "ours", arrays, config, rules)
 
 

@@ -24,7 +24,7 @@ from etils import epath
 
 from mobilevitv2_jax.errors import WeightsError
 
-_STORAGES = {
+STORAGES = {
     "torch.BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
     "torch.BoolStorage": np.dtype(np.bool_),
     "torch.ByteStorage": np.dtype(np.uint8),
@@ -36,6 +36,7 @@ _STORAGES = {
     "torch.LongStorage": np.dtype(np.int64),
     "torch.ShortStorage": np.dtype(np.int16),
 }
+"""The types of numbers, by the names that torch gives their storages."""
 
 WRAPPERS = (
     "state_dict_ema",
@@ -318,7 +319,7 @@ class _Machine:
         if type(module) is not str or type(name) is not str:
             raise WeightsError("its pickle names something by what is no text")
         name = f"{module}.{name}"
-        if name not in _CALLS and name not in _STORAGES:
+        if name not in _CALLS and name not in STORAGES:
             raise WeightsError(
                 f"it asks for {name[:100]}, which could execute code, so nothing was read. Save "
                 "the state_dict of the model alone, as torch.load(…, weights_only=True) wants it"
@@ -327,13 +328,13 @@ class _Machine:
 
     def storage(self, _: Any) -> None:
         kind, name, key, _device, size = self.pop(1)[0]
-        known = isinstance(name, _Name) and name.name in _STORAGES and kind == "storage"
+        known = isinstance(name, _Name) and name.name in STORAGES and kind == "storage"
         # The key becomes a part of the name of an entry: digits, and no path.
         if not known or not (isinstance(key, str) and key.isascii() and key.isdigit()):
             raise WeightsError("a storage is described in a way that torch does not use")
         if not _is_count(size):
             raise WeightsError(f"storage {key} has a size that is not a count")
-        self.stack.append(_Storage(key, _STORAGES[name.name], size))
+        self.stack.append(_Storage(key, STORAGES[name.name], size))
 
     def call(self, _: Any) -> None:
         function, arguments = self.pop(2)
