@@ -28,7 +28,19 @@ def _draw_block(key: Array, index: int, kind: str) -> Array:
     return jax.random.uniform(key, (_BLOCK,), minval=-1.0)
 
 
-def _draw(key: Array, shape: tuple[int, ...], kind: str) -> Array | np.ndarray:
+class Blank:
+    """Takes the place of `nnx.Rngs` where all values will be replaced: they are zeros then.
+
+    A model is made in a tenth of a second, and thus sooner than traced for its shapes.
+    """
+
+    def params(self) -> None:
+        """Returns no key."""
+
+
+def _draw(key: Array | None, shape: tuple[int, ...], kind: str) -> Array | np.ndarray:
+    if key is None:
+        return np.zeros(shape, np.float32)
     size = math.prod(shape)
     count = -(-size // _BLOCK)
     if isinstance(key, jax.core.Tracer):
@@ -38,13 +50,15 @@ def _draw(key: Array, shape: tuple[int, ...], kind: str) -> Array | np.ndarray:
     return values[:size].reshape(shape)
 
 
-def normal(config: MobileViTV2Config, key: Array, shape: tuple[int, ...]) -> Array:
+def normal(config: MobileViTV2Config, key: Array | None, shape: tuple[int, ...]) -> Array:
     """Returns normally distributed values with standard deviation `initializer_range`."""
     values = np.float32(config.initializer_range) * _draw(key, shape, "normal")
     return jnp.asarray(values, jnp.dtype(config.param_dtype))
 
 
-def uniform(config: MobileViTV2Config, key: Array, shape: tuple[int, ...], limit: float) -> Array:
+def uniform(
+    config: MobileViTV2Config, key: Array | None, shape: tuple[int, ...], limit: float
+) -> Array:
     """Returns values uniformly distributed in [-limit, limit)."""
     return jnp.asarray(np.float32(limit) * _draw(key, shape, "uniform"), config.param_dtype)
 

@@ -167,13 +167,17 @@ def _with_assumed_images(
     return Stored("", source, arrays, config, rules, assumed_images=said)
 
 
+_TIMM_ARGUMENTS = {"output_stride", "drop_rate", "in_chans", "num_classes", "global_pool"}
+
+
 def _timm(values: Mapping[str, Any], arrays: Mapping[str, Any], source: str) -> Stored:
     published = values.get("pretrained_cfg", values)  # old files have but one level
     arguments = values.get("model_args", {})
-    surprising = arguments.keys() - {"output_stride", "drop_rate", "in_chans", "num_classes"}
-    if surprising:
+    surprising = arguments.keys() - _TIMM_ARGUMENTS
+    if surprising or arguments.get("global_pool", "avg") != "avg":
         raise WeightsError(
-            f"timm's config.json has model_args that change the model: {', '.join(surprising)}"
+            "timm's config.json has model_args that make another model: "
+            + ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         )
     if OURS in values:
         config = MobileViTV2Config.from_dict(values[OURS])

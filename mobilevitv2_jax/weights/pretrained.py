@@ -15,6 +15,7 @@ from mobilevitv2_jax.errors import WeightsError
 from mobilevitv2_jax.models import functional
 from mobilevitv2_jax.models.backbone import MobileViTV2Model
 from mobilevitv2_jax.models.config import MobileViTV2Config
+from mobilevitv2_jax.models.initializers import Blank
 from mobilevitv2_jax.models.tasks import (
     MobileViTV2ForImageClassification,
     MobileViTV2ForSemanticSegmentation,
@@ -93,24 +94,20 @@ def place(
     config = stored.config.replace(**fields)
     if "seg_head.aux_head.0.block.conv.weight" in stored.arrays:
         config = config.replace(auxiliary_head=fields.get("auxiliary_head", True))
-    abstract: Any = nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0)))  # type: ignore[call-arg]
-    graphs, parameters, statistics = functional.split(abstract)
+    model: Any = cls(config, rngs=Blank())  # type: ignore[call-arg]
+    parameters, statistics = functional.arrays(model)
     ours = {**parameters, **statistics}
     found = _compare(stored, ours, config, bare=cls is MobileViTV2Model)
     new = _new(found, ours, ignore_mismatched_sizes)
     dropped = _dropped(found, stored.source)
     _check(found, new, dropped, stored)
     _say(stored, found, new, dropped)
-    arrays = found.loaded
+    functional.update(model, found.loaded)
     if new:
-        drawn = cls(config, rngs=rngs or nnx.Rngs(0))  # type: ignore[call-arg]
-        everything = functional.arrays(drawn)
-        arrays = arrays | {path: (everything[0] | everything[1])[path] for path in new}
-    model = functional.merge(
-        graphs.evaluation,
-        {path: arrays[path] for path in parameters},
-        {path: arrays[path] for path in statistics},
-    )
+        drawn = functional.arrays(cls(config, rngs=rngs or nnx.Rngs(0)))  # type: ignore[call-arg]
+        everything = {**drawn[0], **drawn[1]}
+        functional.update(model, {path: everything[path] for path in new})
+    model.eval()
     return Pretrained(model, stored, tuple(new), tuple(dropped))
 
 

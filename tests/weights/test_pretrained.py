@@ -1,5 +1,6 @@
 """`from_pretrained` and `save_pretrained`: every array is accounted for, whatever the source."""
 
+import functools
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from reference_weights import reference_weights, shapes_of
 import mobilevitv2_jax as mv
 from mobilevitv2_jax.errors import WeightsError
 from mobilevitv2_jax.models import functional
+from mobilevitv2_jax.models.initializers import Blank
 from mobilevitv2_jax.weights import pretrained, tensors
 
 FIELDS = {
@@ -28,11 +30,13 @@ CLASSES = (
 QKV = "mobilevitv2.encoder.layer.2.transformer.layer.0.attention.qkv_proj.convolution.weight"
 
 
+@functools.cache
 def make(cls=mv.MobileViTV2ForImageClassification, **fields):
     """Returns a model whose weights are those of `reference_weights`, in evaluation mode."""
-    model = cls(mv.MobileViTV2Config(**{**FIELDS, **fields}), rngs=nnx.Rngs(0))
+    model = cls(mv.MobileViTV2Config(**{**FIELDS, **fields}), rngs=Blank())
     mv.weights.load_state_dict(model, reference_weights(shapes_of(mv.weights.state_dict(model))))
-    return model.eval() or model
+    model.eval()
+    return model
 
 
 def arrays_of(model):
