@@ -177,11 +177,13 @@ def nearest_key(name: str, keys: Iterable[str]) -> str:
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
+def parse_arg(arg: str, /, *, bare: str = "", **defaults: Any) -> ml_collections.ConfigDict:
     """Parses the part of `--config file.py:ARG` after the colon, `name=value,name=value`.
 
     Args:
         arg: the text; a name alone stands for `name=True`.
+        bare: the name, if any, that a value alone is given to, as in `file.py:PATH,width=1.0`;
+            several such values are kept together, with their commas.
         **defaults: the names that are allowed; their values give the types.
 
     Returns:
@@ -191,24 +193,33 @@ def parse_arg(arg: str, **defaults: Any) -> ml_collections.ConfigDict:
         ConfigError: for an unknown name, or a value that is not of the default's type.
     """
     values = dict(defaults)
+    alone = []
     for part in filter(None, (part.strip() for part in (arg or "").split(","))):
-        name, _, text = part.partition("=")
+        name, equals, text = part.partition("=")
+        if bare and not equals and name not in defaults:
+            alone.append(part)
+            continue
         if name not in defaults:
+            hint = f"; a value with an = in it is given as {bare}={part}" if bare else ""
             raise ConfigError(
                 f"the config has no argument {name!r}{nearest(name, defaults)}; "
-                f"it takes {', '.join(defaults)}"
+                f"it takes {', '.join(defaults)}{hint}"
             )
-        kind = type(defaults[name])
-        try:
-            if kind is bool:
-                values[name] = {"": True, "true": True, "false": False}[text.lower()]
-            else:
-                values[name] = kind(text)
-        except (KeyError, ValueError):
-            raise ConfigError(
-                f"the config's argument {name} must be of type {kind.__name__}, got {text!r}"
-            ) from None
+        values[name] = _read_argument(name, text, type(defaults[name]))
+    if alone:
+        values[bare] = ",".join(alone)
     return ml_collections.ConfigDict(values)
+
+
+def _read_argument(name: str, text: str, kind: type) -> Any:
+    try:
+        if kind is bool:
+            return {"": True, "true": True, "false": False}[text.lower()]
+        return kind(text)
+    except (KeyError, ValueError):
+        raise ConfigError(
+            f"the config's argument {name} must be of type {kind.__name__}, got {text!r}"
+        ) from None
 
 
 @dataclasses.dataclass(frozen=True)

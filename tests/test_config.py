@@ -109,6 +109,26 @@ def test_an_argument_takes_the_types_of_its_defaults():
 
 
 @pytest.mark.parametrize(
+    ("arg", "path", "width"),
+    [
+        ("/my/images", "/my/images", 0.5),
+        ("/my/images,width=1", "/my/images", 1.0),
+        ("width=1,gs://a/b c,/d", "gs://a/b c,/d", 1.0),
+        ("path=/a=b", "/a=b", 0.5),
+        ("", "", 0.5),
+    ],
+)
+def test_a_value_alone_is_that_of_the_argument_that_may_be_bare(arg, path, width):
+    found = configs.parse_arg(arg, bare="path", path="", width=0.5)
+    assert (found.path, found.width) == (path, width)
+
+
+def test_a_bare_value_with_an_equals_sign_is_refused_with_its_remedy():
+    with pytest.raises(ConfigError, match="an = in it is given as path=/a=b"):
+        configs.parse_arg("/a=b", bare="path", path="")
+
+
+@pytest.mark.parametrize(
     ("arg", "words"),
     [
         ("widht=1", "did you mean 'width'"),

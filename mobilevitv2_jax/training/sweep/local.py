@@ -23,6 +23,7 @@ from mobilevitv2_jax.training.faults import EXIT_STATUS, StopRequest
 from mobilevitv2_jax.training.logging import format_seconds
 from mobilevitv2_jax.training.sweep.devices import Slot
 from mobilevitv2_jax.training.sweep.points import TRAIN, Run
+from mobilevitv2_jax.training.sweep.results import is_finished
 
 # The colour of each state, in the order in which the table shows them.
 _STATES = {
@@ -177,8 +178,8 @@ def _start(job: Job, slot: Slot, lock: int) -> None:
 def _end(job: Job, retries: int, stopping: bool) -> None:
     job.status = job.process.returncode  # type: ignore[union-attr]
     job.process = job.slot = None
-    if job.status == 0:
-        job.state = "finished"
+    if job.status == 0:  # a run may have been asked to stop before its end
+        job.state = "finished" if is_finished(job.run, job.steps) else "stopped"
     elif stopping:
         job.state = "stopped"
     elif job.status != _CANNOT_BE_USED and job.attempts <= retries:

@@ -10,7 +10,7 @@ import threading
 import time
 
 import pytest
-from sweep_points import command, make_jobs
+from sweep_points import FINISH, command, make_jobs
 
 from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.training.sweep import local
@@ -44,6 +44,7 @@ while seen < 2 and time.monotonic() < deadline:
 time.sleep(0.3)
 (running / directory.name).unlink()
 """
+    code += FINISH
     status, jobs = train(code, ["a", "b", "c", "d"], [SLOT, SLOT])
     assert status == 0
     assert {job.state for job in jobs} == {"finished"}
@@ -68,17 +69,20 @@ found = [os.environ["CUDA_VISIBLE_DEVICES"], cores, sys.stdin.read()]
 def test_a_point_that_fails_is_tried_again_and_listed_when_it_fails_for_good(
     train, tmp_path, capsys
 ):
-    code = """
+    code = (
+        "def finish():"
+        + FINISH.replace("\n", "\n    ")
+        + """
 tries = directory / "tries"
 number = int(tries.read_text()) + 1 if tries.exists() else 1
 tries.write_text(str(number))
-if directory.name == "good":
-    sys.exit(0)
-if directory.name == "better" and number == 2:
+if directory.name == "good" or (directory.name == "better" and number == 2):
+    finish()
     sys.exit(0)
 print(f"error: it was try {number}\\n")
 sys.exit(2 if directory.name == "mistaken" else 1)
 """
+    )
     status, jobs = train(code, ["good", "better", "bad", "mistaken"], retries=1)
     assert status == 1
     assert {job.run.name: (job.state, job.attempts) for job in jobs} == {
@@ -131,6 +135,11 @@ def test_a_sweep_that_leaves_early_leaves_nothing_behind(train, tmp_path, monkey
         train('(directory / "pid").write_text(str(os.getpid()))\ntime.sleep(600)', ["a"])
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
+
+
+def test_a_point_that_ends_well_before_its_end_is_not_finished(train):
+    status, (job,) = train("pass", ["a"], retries=1)
+    assert (status, job.state, job.attempts) == (0, "stopped", 1)
 
 
 def test_two_sweeps_are_not_at_work_in_one_directory(train, tmp_path):
