@@ -40,6 +40,7 @@ FREE_AT_RESUME = (
     "data.workers",
     "data.threads",
     "eval.every",
+    "schedule.stop_at",
 )
 """Keys (or groups) that may change when a run continues, because no result depends on them."""
 
@@ -103,6 +104,7 @@ def default_config() -> ml_collections.ConfigDict:
 
     c.schedule = ml_collections.ConfigDict()
     c.schedule.total = "14 epochs"  # a duration: a number of steps, epochs or examples
+    c.schedule.stop_at = ""  # a duration after which to stop and save, to be continued; "" for none
     c.schedule.warmup = "0 steps"  # a duration
     c.schedule.warmup_learning_rate = 0.0  # where the linear warm-up begins
     c.schedule.learning_rate = 2e-3  # peak
@@ -391,18 +393,26 @@ def differences(saved: ml_collections.ConfigDict, wanted: ml_collections.ConfigD
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
-        and not any(key == name or key.startswith(name.rstrip(".") + ".") for name in free)
+        if before.get(key) != after.get(key) and not _is_named(key, free)
     ]
 
 
+def _is_named(key: str, names: Iterable[str]) -> bool:
+    """Returns whether a key, or a group that it is in, is among the names."""
+    return any(key == name or key.startswith(name.rstrip(".") + ".") for name in names)
+
+
 def run_name(path: str, arg: str, overrides: Mapping[str, Any]) -> str:
-    """Returns the default name of a run directory: `<config>[-<arg>][-<hash of overrides>]`."""
+    """Returns the default name of a run directory: `<config>[-<arg>][-<hash of overrides>]`.
+
+    What may change when a run continues is not part of it: the run is found again.
+    """
     name = pathlib.Path(path).stem
     if arg:
         name += "-" + re.sub(r"[^\w=.,+-]", "_", arg)
-    if overrides:
-        text = json.dumps(dict(sorted(overrides.items())), default=str)
+    lasting = {key: value for key, value in overrides.items() if not _is_named(key, FREE_AT_RESUME)}
+    if lasting:
+        text = json.dumps(dict(sorted(lasting.items())), default=str)
         name += "-" + hashlib.sha256(text.encode()).hexdigest()[:8]
     return name
 

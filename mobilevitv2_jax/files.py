@@ -19,6 +19,11 @@ def cache_directory() -> pathlib.Path:
     return pathlib.Path(home).expanduser() / "mobilevitv2_jax"
 
 
+def absolute(path: epath.PathLike) -> epath.Path:
+    """Returns a path that does not depend on the current directory; an object store's is one."""
+    return epath.Path(path).resolve() if is_local(path) else epath.Path(path)
+
+
 def write_whole(path: epath.PathLike, text: str) -> None:
     """Writes a file at once: whoever reads it, after a power cut too, finds all of it or none.
 
@@ -34,3 +39,26 @@ def write_whole(path: epath.PathLike, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(target)
+
+
+def files_below(directory: epath.Path) -> list[tuple[str, epath.Path]]:
+    """Returns the files in a directory and below it, each with its relative path."""
+    found = []
+    for path in sorted(directory.iterdir()):
+        if path.is_dir():
+            found += [(f"{path.name}/{name}", file) for name, file in files_below(path)]
+        else:
+            found.append((path.name, path))
+    return found
+
+
+def move(source: epath.Path, target: epath.Path) -> None:
+    """Moves a directory to a place that is free; on an object store, object by object."""
+    if is_local(source):
+        source.rename(target)
+        return
+    for name, path in files_below(source):
+        place = target / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.copy(place)
+    source.rmtree()

@@ -100,7 +100,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_durations(config: ml_collections.ConfigDict) -> None:
-    for key in _DURATIONS:
+    optional = ("schedule.stop_at",) if config.schedule.stop_at else ()
+    for key in (*_DURATIONS, *optional):
         duration = Duration.parse(get_value(config, key), f"config.{key}")
         if duration.value <= 0 and key != "schedule.warmup":
             _refuse(key, "longer than nothing", get_value(config, key))

@@ -185,6 +185,19 @@ def test_different_runs_have_different_names():
     assert "/" not in configs.run_name("digits.py", "directory=/a b/c", {})
 
 
+def test_a_run_is_found_again_when_only_what_may_change_has_changed():
+    free = {
+        "data.workers": 2,
+        "mesh.devices": 4,
+        "schedule.stop_at": "3 steps",
+        "log.every": "1 steps",
+    }
+    assert configs.run_name("a.py", "", free) == "a"
+    assert configs.run_name("a.py", "", free | {"seed": 1}) == configs.run_name(
+        "a.py", "", {"seed": 1}
+    )
+
+
 def test_a_run_name_does_not_depend_on_the_order_of_the_overrides():
     one = configs.run_name("a.py", "", {"seed": 1, "augment.scale": (0.1, 1.0)})
     other = configs.run_name("a.py", "", {"augment.scale": (0.1, 1.0), "seed": 1})

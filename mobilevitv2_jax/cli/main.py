@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import logging
 import os
 import sys
@@ -34,25 +36,36 @@ def main(argv: list[str] | None = None) -> None:
     """
     # A program is compiled once on a machine, not once in every process; JAX reads this variable.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "xla"))
-    # Orbax warns through absl of what its users asked for; what matters here is said by errors.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Through absl orbax warns of what its users asked for, and prints each error that it raises,
+    # again and again; what matters here is said once, at the end.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:
         status = dispatch("mobilevitv2", VERBS, sys.argv[1:] if argv is None else argv)
         processes.finish()
-    except UserError as error:
-        lines = (line.strip() for line in str(error).splitlines())
-        sys.stderr.write(f"error: {' '.join(filter(None, lines))}\n")
-        status = error.status
-    except KeyboardInterrupt:
-        status = 130
-    except BaseException:
-        if not processes.started():
-            raise
-        traceback.print_exc()
-        status = 70
+    except BaseException as error:
+        status = _explain(error)
+    # What a write that failed has left unfinished complains at length if the interpreter ends it.
+    gc.collect()
     if processes.started():
         processes.end(status)
     sys.exit(status)
+
+
+def _explain(error: BaseException) -> int:
+    """Says in a paragraph what the user can mend, and returns the exit status."""
+    if isinstance(error, UserError):
+        lines = (line.strip() for line in str(error).splitlines())
+        sys.stderr.write(f"error: {' '.join(filter(None, lines))}\n")
+        return error.status
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        sys.stderr.write(f"error: {error}: free some space, and run the same command again\n")
+        return 1
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if not processes.started():
+        raise error
+    traceback.print_exc()
+    return 70
 
 
 if __name__ == "__main__":

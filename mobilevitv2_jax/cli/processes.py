@@ -122,17 +122,15 @@ def _check_explicit(given: Mapping[str, Any], distributed: bool | None) -> tuple
 
 
 def _promise(environment: Mapping[str, str]) -> tuple[str, int | None]:
-    """Returns what in the environment is set for each of several processes, and how many it says.
-
-    What an allocation has (SLURM_NTASKS) is not asked: an interactive shell has it, too.
-    """
+    """Returns what in the environment tells of several processes, and how many it says."""
     hosts = environment.get("TPU_WORKER_HOSTNAMES", "")
     slices = environment.get("MEGASCALE_NUM_SLICES") or "1"
     if hosts:
         count = len(hosts.split(",")) * int(slices)
         more = f" on each of {slices} slices" if slices != "1" else ""
         return f"TPU_WORKER_HOSTNAMES={hosts}{more}", count
-    for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
+    # What a step of Slurm has comes before what its allocation has.
+    for name in ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"):
         if environment.get(name, "").isdigit():
             return f"{name}={environment[name]}", int(environment[name])
     index = environment.get("JOB_COMPLETION_INDEX")  # it says which, and not of how many

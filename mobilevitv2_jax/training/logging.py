@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 
 from mobilevitv2_jax.files import is_local, write_whole
 
@@ -189,11 +191,12 @@ class Logger:
         write_whole(self._here / "metrics.jsonl", kept)
         self._file = (self._here / "metrics.jsonl").open("a")
         if tensorboard:
-            self._events = SummaryWriter(
-                str(self._here),
-                purge_step=step + 1 if step else None,
-                filename_suffix=f".{step}",  # two attempts within a second are two files
-            )
+            # Not SummaryWriter, whose thread dies of a full disk, and then lets the training wait.
+            # The step in the name: two attempts within a second are two files.
+            self._events = EventsWriter(str(self._here / "events"), f".{step}")
+            if step:  # hides what an interrupted run has written after it
+                start = SessionLog(status=SessionLog.START)
+                self._events.write_event(Event(step=step + 1, session_log=start))
 
     def say(self, text: str = "") -> None:
         """Prints a line."""
@@ -207,18 +210,24 @@ class Logger:
         self._file.write(_json_line({"step": step, **metrics}))
         self._file.flush()
         if self._events is not None:
-            for name, value in metrics.items():
-                if not isinstance(value, list):
-                    self._events.add_scalar(name, value, step)
+            values = [
+                Summary.Value(tag=name, simple_value=value)
+                for name, value in metrics.items()
+                if not isinstance(value, list)
+            ]
+            event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+            self._events.write_event(event)
         if self._wandb is not None:
             self._wandb.log(dict(metrics), step=step)
 
     def publish(self) -> None:
-        """Brings what was written to where the run lives, if that is an object store."""
-        if not self._active or self._here == self._directory:
+        """Brings what was written to the disk and, if the run lives there, to an object store."""
+        if not self._active:
             return
         if self._events is not None:
             self._events.flush()
+        if self._here == self._directory:
+            return
         for path in self._here.iterdir():
             (self._directory / path.name).write_bytes(path.read_bytes())
 
@@ -226,12 +235,12 @@ class Logger:
         """Closes the files, and publishes them."""
         if not self._active:
             return
+        self.publish()
         self._file.close()
         if self._events is not None:
             self._events.close()
         if self._wandb is not None:
             self._wandb.finish()
-        self.publish()
         if self._here != self._directory:
             self._here.rmtree()
 

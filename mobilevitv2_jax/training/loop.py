@@ -45,7 +45,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
         command: the command line that continues the run, to be shown to the user.
 
     Returns:
-        The exit status: 0 when finished, 75 after SIGTERM, 130 after Ctrl-C.
+        The exit status: 0 when finished or at `schedule.stop_at`, 75 after SIGTERM, 130 after
+        Ctrl-C.
 
     Raises:
         ConfigError: before anything is compiled, if the run cannot be started as asked.
@@ -70,6 +71,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
     eval_every = steps(Duration.parse(config.eval.every))
     save_every = steps(Duration.parse(config.checkpoint.every))
     log_every = steps(Duration.parse(config.log.every))
+    stop_at = steps(Duration.parse(config.schedule.stop_at or config.schedule.total))
     table = summary.summarize(experiment.abstract_model, config.data.image_size)
     scale = logging.Scale(
         steps=schedule.steps,
@@ -117,6 +119,9 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             text = summary.render(table) + "\n\n" + "\n".join(report.config_lines(config)) + "\n"
             write_whole(directory / "summary.txt", text)
 
+        # Before all that takes long: a signal meanwhile is answered before the first step.
+        stop = stack.enter_context(StopRequest(processes.started()))
+
         # ---- State: new, or that of the last checkpoint ----------------------------------
         metadata: dict[str, Any] = {"clock": {}}
         if start:
@@ -155,7 +160,6 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                 threads=config.data.threads,
             )
         )
-        stop = stack.enter_context(StopRequest(processes.started()))
         watchdog = stack.enter_context(Watchdog(config.faults.step_timeout))
         profiler = ProfilerWindow(config, directory, logger.say, active=is_first)
         stack.callback(profiler.close)
@@ -200,7 +204,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             watchdog.feed()
             last, stopping = step == schedule.steps, stop.reached()
             due = (step > start or owed) and (last or step % eval_every == 0)
-            saving = step > start and (last or step % save_every == 0 or due)
+            saving = step > start and (due or step >= stop_at or step % save_every == 0)
             if pending and (due or saving or stopping):
                 log(*pending)
                 pending = None
@@ -217,6 +221,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                             logger.write(step, metrics)
                         logger.say(report.evaluation_line(step, metrics))
                     watchdog.feed()
+                stopping = stopping or (step >= stop_at and not last)
                 if saving or (stopping and step > start):
                     metadata = {
                         "clock": clock.to_dict(),
@@ -242,8 +247,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
 
         if stopping and (owed or not last):
             checkpoints.close()
-            logger.say(f"stopped at step {step} of {schedule.steps}. To continue:\n  {command}")
-            return EXIT_STATUS[stop.signal]  # type: ignore[index]
+            logger.say(report.stopped(step, schedule.steps, command, stop.signal))
+            return EXIT_STATUS[stop.signal] if stop.signal else 0
 
         # ---- Results ---------------------------------------------------------------------
         with experiment.eval_batches() as eval_batches:

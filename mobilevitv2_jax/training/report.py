@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shlex
+import signal
 from collections.abc import Mapping
 
 import jax
@@ -93,6 +94,14 @@ def results_table(step: int, metrics: Mapping[str, float]) -> str:
     buffer = io.StringIO()
     Console(file=buffer, width=80).print(table)
     return buffer.getvalue().rstrip()
+
+
+def stopped(step: int, steps: int, command: str, signal: signal.Signals | None) -> str:
+    """Returns how to continue a run that a signal has stopped or, without one, its own config."""
+    if signal is None:  # at `schedule.stop_at`: the same command would stop there again
+        words = arguments.without(shlex.split(command), ["--config.schedule.stop_at"])
+        command = shlex.join(words)
+    return f"stopped at step {step} of {steps}. To continue:\n  {command}"
 
 
 def finished(

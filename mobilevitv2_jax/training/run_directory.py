@@ -19,7 +19,7 @@ def read_config(directory: epath.PathLike) -> ml_collections.ConfigDict:
     Raises:
         ConfigError: if there is no run, or its config cannot be read.
     """
-    path = epath.Path(directory) / "config.json"
+    path = _reach(directory) / "config.json"
     if not path.exists():
         raise ConfigError(
             f"{directory} is not a run directory: it has no config.json. "
@@ -35,7 +35,7 @@ def open_run(config: ml_collections.ConfigDict, directory: epath.PathLike) -> ep
         ConfigError: if it cannot be written, holds something else, or belongs to another
             config: the fields that differ are named.
     """
-    path = epath.Path(directory)
+    path = _reach(directory)
     try:
         path.mkdir(parents=True, exist_ok=True)
         if (path / "config.json").exists():
@@ -51,6 +51,18 @@ def open_run(config: ml_collections.ConfigDict, directory: epath.PathLike) -> ep
         raise ConfigError(
             f"workdir {path} cannot be written ({error.strerror or error}): choose another "
             "with --workdir"
+        ) from None
+    return path
+
+
+def _reach(directory: epath.PathLike) -> epath.Path:
+    path = epath.Path(directory)
+    try:
+        path.exists()
+    except ImportError as error:
+        raise ConfigError(
+            f"workdir {path} needs a library that is not installed ({error}): "
+            "pip install 'mobilevitv2-jax[gcs]' for gs://"
         ) from None
     return path
 

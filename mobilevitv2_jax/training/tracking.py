@@ -10,6 +10,7 @@ from etils import epath
 
 from mobilevitv2_jax.config import flatten
 from mobilevitv2_jax.errors import ConfigError
+from mobilevitv2_jax.files import absolute
 
 
 def load_wandb(config: ml_collections.ConfigDict) -> Any:
@@ -32,7 +33,7 @@ def load_wandb(config: ml_collections.ConfigDict) -> Any:
 
 def start_wandb(wandb: Any, config: ml_collections.ConfigDict, directory: epath.Path) -> Any:
     """Starts the run, or continues the one that this run directory has had before."""
-    place = str(epath.Path(directory).resolve())
+    place = str(absolute(directory))
     return wandb.init(
         project=config.log.wandb,
         name=epath.Path(directory).name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -21,7 +22,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from mobilevitv2_jax.errors import CheckpointError
-from mobilevitv2_jax.files import is_local, write_whole
+from mobilevitv2_jax.files import absolute, files_below, is_local, move, write_whole
 
 State = TypeVar("State")
 
@@ -30,6 +31,9 @@ _STEP_DIGITS = 8
 
 _MANIFEST = "checksums.json"
 """In the directory of a step: size and SHA-256 of every other file there."""
+
+_COMMITTED = "commit_success.txt"
+"""What orbax writes last into a directory on an object store, which cannot rename it into place."""
 
 _ROOM = 2.2
 """Free space that a save needs, in sizes of the state: orbax writes shards and then merges them."""
@@ -80,8 +84,9 @@ class Checkpoints:
 
         self._rank = rank
         self._writing: threading.Thread | None = None
-        self._failure: Exception | None = None
-        self.directory = epath.Path(directory).resolve()  # orbax takes absolute paths only
+        self._failure: Exception | None = None  # not raised yet
+        self._has_failed = False
+        self.directory = absolute(directory)  # orbax takes no others
         self._damaged: dict[int, str] = {}
         if read_only or jax.process_index() == 0:
             self._damaged = self._examine(tell)
@@ -121,7 +126,7 @@ class Checkpoints:
         # asks too, with a count of its own, would have processes agree on a moment that is past.
         self._manager.reached_preemption = lambda step: False
         if not self.steps():
-            strangers = [path.name for path in self.directory.iterdir() if _is_foreign(path)]
+            strangers = [path.name for path in self._paths() if _is_foreign(path)]
             if strangers:
                 raise CheckpointError(
                     f"{self.directory} holds {', '.join(sorted(strangers)[:3])} but no checkpoint "
@@ -190,7 +195,7 @@ class Checkpoints:
                 force=True,
             )
         except Exception as error:
-            raise CheckpointError(f"saving to {self.directory} failed: {error}") from error
+            raise self._failed(error) from error
         if not saved:
             raise CheckpointError(f"the checkpoint of step {step} was not saved")
         self._writing = threading.Thread(target=self._complete, args=(step,), name="checkpoint")
@@ -261,7 +266,9 @@ class Checkpoints:
         try:
             self._wait()
         finally:
-            self._manager.close()
+            # Orbax would raise a failed write again, in the place of the error that told it.
+            with contextlib.suppress(*[Exception] * self._has_failed):
+                self._manager.close()
 
     def _check_kept(self, step: int) -> None:
         if step in self._damaged:
@@ -275,12 +282,15 @@ class Checkpoints:
 
     def _examine(self, tell: Callable[[str], None]) -> dict[int, str]:
         """Returns what is wrong with each damaged step."""
-        names = [path.name for path in self.directory.iterdir()] if self.directory.exists() else []
-        steps = sorted(int(name) for name in names if re.fullmatch(rf"\d{{{_STEP_DIGITS}}}", name))
+        paths = [path for path in self._paths() if _is_step(path) and not _is_cut_off(path)]
+        steps = sorted(int(path.name) for path in paths)
         found = {step: damage for step in steps if (damage := self.damage(step))}
         for step, damage in found.items():
             tell(f"DAMAGED CHECKPOINT: step {step} of {self.directory} is not used: {damage}")
-        if found and len(found) == len(steps):
+        # Two are kept at least, so that one alone is a run's first. Without a manifest, there has
+        # never been a whole one: starting anew loses nothing.
+        first = len(steps) == 1 and not (self._step_directory(steps[0]) / _MANIFEST).exists()
+        if found and len(found) == len(steps) and not first:
             raise CheckpointError(
                 f"every checkpoint of {self.directory} is damaged (step {steps[-1]}: "
                 f"{found[steps[-1]]}): bring back a copy, or choose another workdir"
@@ -296,18 +306,24 @@ class Checkpoints:
                 directory = self._step_directory(step)
                 manifest = {
                     name: {"size": path.stat().length, "sha256": _sha256(path)}
-                    for name, path in _files(directory)
+                    for name, path in files_below(directory)
                 }
                 write_whole(directory / _MANIFEST, json.dumps(manifest, indent=1) + "\n")
         except Exception as error:
-            self._failure = error
+            self._failure, self._has_failed = error, True
 
     def _wait(self) -> None:
         if self._writing is not None:
             self._writing.join()
         if self._failure is not None:
             error, self._failure = self._failure, None
-            raise CheckpointError(f"saving to {self.directory} failed: {error}") from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"saving to {self.directory} failed: {error}. Earlier checkpoints are whole: mend what "
+            "failed, and run the same command again"
+        )
 
     def _check_room(self, state: Any) -> None:
         if not is_local(self.directory):
@@ -316,10 +332,16 @@ class Checkpoints:
         free = shutil.disk_usage(self.directory).free
         if free < needed:
             raise CheckpointError(
-                f"{self.directory} has {free / 2**20:,.0f} MiB of free space, and a checkpoint "
-                f"needs {needed / 2**20:,.0f} MiB while it is written: free some, and run the "
-                "same command again"
+                f"{self.directory} has {free / 1e6:,.1f} MB of free space, and a checkpoint needs "
+                f"{needed / 1e6:,.1f} MB while it is written: free some, and run the same command "
+                "again"
             )
+
+    def _paths(self) -> list[epath.Path]:
+        try:
+            return list(self.directory.iterdir())
+        except FileNotFoundError:  # on an object store what is empty is not there
+            return []
 
     def _step_directory(self, step: int) -> epath.Path:
         return self.directory / f"{step:0{_STEP_DIGITS}d}"
@@ -330,7 +352,7 @@ class Checkpoints:
         place.mkdir(parents=True, exist_ok=True)
         names = (source.name + (f"-{number}" if number else "") for number in itertools.count())
         target = next(place / name for name in names if not (place / name).exists())
-        source.rename(target)
+        move(source, target)
         return target
 
 
@@ -345,22 +367,22 @@ def _types(tree: Any) -> dict[str, str]:
     }
 
 
-def _files(directory: epath.Path) -> list[tuple[str, epath.Path]]:
-    """Returns the files under a directory, each with its relative path."""
-    found = []
-    for path in sorted(directory.iterdir()):
-        if path.is_dir():
-            found += [(f"{path.name}/{name}", file) for name, file in _files(path)]
-        else:
-            found.append((path.name, path))
-    return found
-
-
 def _sha256(path: epath.Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _is_step(path: epath.Path) -> bool:
+    return re.fullmatch(rf"\d{{{_STEP_DIGITS}}}", path.name) is not None
+
+
+def _is_cut_off(path: epath.Path) -> bool:
+    """Returns whether a path is a save that was not completed."""
+    if is_local(path):
+        return "orbax-checkpoint-tmp" in path.name
+    return _is_step(path) and not (path / _COMMITTED).exists()
+
+
 def _is_foreign(path: epath.Path) -> bool:
     """Returns whether a path is neither a save that was cut off nor a hidden file."""
-    return "orbax-checkpoint-tmp" not in path.name and not path.name.startswith(".")
+    return not _is_cut_off(path) and not path.name.startswith(".")

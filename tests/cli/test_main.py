@@ -1,6 +1,8 @@
 """The command line: verbs, help, and a user's mistakes."""
 
+import errno
 import importlib
+import os
 import subprocess
 import sys
 import types
@@ -210,6 +212,29 @@ def test_ctrl_c_exits_130_and_a_bug_keeps_its_traceback(monkeypatch, capsys, err
             main(["fail"])
     else:
         assert run(capsys, "fail")[0] == status
+
+
+def test_a_full_disk_is_told_in_a_line_and_other_errors_of_the_system_keep_their_traceback(
+    monkeypatch, capsys
+):
+    module = types.ModuleType("fails")
+    monkeypatch.setitem(sys.modules, "fails", module)
+    monkeypatch.setattr("mobilevitv2_jax.cli.main.VERBS", {"fail": ("fails", "fails")})
+
+    def fail(argv):
+        raise OSError(number, os.strerror(number), "runs/a/metrics.jsonl")
+
+    module.run = fail
+    number = errno.ENOSPC
+    status, _, said = run(capsys, "fail")
+    assert (status, said) == (
+        1,
+        "error: [Errno 28] No space left on device: 'runs/a/metrics.jsonl': free some space, and "
+        "run the same command again\n",
+    )
+    number = errno.EIO
+    with pytest.raises(OSError):
+        main(["fail"])
 
 
 def test_flags_that_libraries_define_can_be_read_afterwards(capsys, calls):

@@ -36,6 +36,8 @@ SEVERAL = [
     ({"TPU_WORKER_HOSTNAMES": "host-0,host-1", "MEGASCALE_NUM_SLICES": "4"}, 8),
     ({"TPU_WORKER_HOSTNAMES": "localhost", "MEGASCALE_NUM_SLICES": "2"}, 2),
     ({"SLURM_STEP_NUM_TASKS": "64"}, 64),
+    ({"SLURM_NTASKS": "64", "SLURM_JOB_ID": "7"}, 64),
+    ({"SLURM_STEP_NUM_TASKS": "8", "SLURM_NTASKS": "64"}, 8),
     ({"OMPI_COMM_WORLD_SIZE": "3"}, 3),
     ({"JOB_COMPLETION_INDEX": "0"}, None),
 ]
@@ -63,8 +65,8 @@ def test_distributed_false_is_alone_whatever_the_environment_says(environment, c
 @pytest.mark.parametrize(
     "environment",
     [
-        {"SLURM_NTASKS": "64", "SLURM_JOB_ID": "7"},  # the shell of salloc, outside of any step
         {"SLURM_NTASKS": "64", "SLURM_STEP_NUM_TASKS": "1"},
+        {"SLURM_NTASKS": "1"},
         {"TPU_WORKER_HOSTNAMES": "localhost"},
         {"TPU_WORKER_HOSTNAMES": "localhost", "JOB_COMPLETION_INDEX": "0"},
         {"OMPI_COMM_WORLD_SIZE": "1"},
@@ -85,6 +87,7 @@ def test_an_environment_with_one_process_is_not_taken_for_several(environment):
         ([*EXPLICIT, "--num-processes=0"], {}, "at least 1, got 0"),
         ([*EXPLICIT, "--coordinator=host"], {}, "must be HOST:PORT, .* got 'host'"),
         ([*EXPLICIT, "--heartbeat-seconds=0"], {}, "at least 1, got 0"),
+        (EXPLICIT, {"SLURM_NTASKS": "8"}, "--num-processes is 4, but SLURM_NTASKS=8"),
         (EXPLICIT, {"SLURM_STEP_NUM_TASKS": "8"}, "--num-processes is 4, but .*TASKS=8"),
     ],
 )

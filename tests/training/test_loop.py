@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ from mobilevitv2_jax.data import augment
 from mobilevitv2_jax.data.loader import Batches, train_batches
 from mobilevitv2_jax.data.sources import load_source
 from mobilevitv2_jax.models.config import MobileViTV2Config
-from mobilevitv2_jax.training import loop
+from mobilevitv2_jax.training import logging, loop
 from mobilevitv2_jax.training.experiment import Experiment, prepare
 from mobilevitv2_jax.training.logging import read_metrics
 from mobilevitv2_jax.training.run_directory import read_config, read_results
@@ -32,8 +33,14 @@ from mobilevitv2_jax.weights.checkpoint import Checkpoints
 REPOSITORY = pathlib.Path(__file__).parents[2]
 TIMINGS = ("images_per_second", "data_wait", "tflops", "utilisation")
 
-# Dropout, so that the draws of a step matter, and a length that no interval divides.
-SMALL = {"model.ffn_dropout": 0.2, "schedule.total": "7 steps", "checkpoint.every": "5 steps"}
+# Dropout and random crops, so that the draws of a step matter; a length that no interval divides.
+SMALL = {
+    "model.ffn_dropout": 0.2,
+    "augment.random_resized_crop": True,
+    "augment.horizontal_flip": 0.5,
+    "schedule.total": "7 steps",
+    "checkpoint.every": "5 steps",
+}
 
 
 @pytest.fixture
@@ -46,6 +53,7 @@ def straight_run(tmp_path_factory):
     directory = tmp_path_factory.mktemp("straight") / "run"
     with pytest.MonkeyPatch.context() as monkeypatch:
         use_small_model(monkeypatch)
+        use_seconds(monkeypatch)
         assert loop.train(tiny_config(SMALL), directory, "python train.py") == 0
     return directory
 
@@ -68,6 +76,43 @@ def on_step(monkeypatch, number, action):
         return original(self, *arguments)
 
     monkeypatch.setattr(jax.stages.Compiled, "__call__", dispatch)
+
+
+def use_seconds(monkeypatch):
+    """Makes a training step last one second, and all that is not training a thousand."""
+    now = [0.0]
+    monkeypatch.setattr(
+        logging, "time", types.SimpleNamespace(perf_counter=lambda: now[0], time=time.time)
+    )
+
+    def last(owner, name, seconds):
+        original = getattr(owner, name)
+
+        def timed(*arguments):
+            now[0] += seconds
+            return original(*arguments)
+
+        monkeypatch.setattr(owner, name, timed)
+
+    last(jax.stages.Compiled, "__call__", 1)
+    last(jax.stages.Lowered, "compile", 1000)
+    last(Experiment, "evaluate", 1000)
+    last(Checkpoints, "save", 1000)
+
+
+def clock(directory, step, config):
+    """Returns the time counters of a checkpoint."""
+    with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
+        return checkpoints.restore(step, prepare(config).abstract_state)[1]["clock"]
+
+
+def assert_the_same_run(directory, straight, config):
+    """Compares all that a run leaves, but for what depends on the clock."""
+    expected, found = leaves(straight, 7, config), leaves(directory, 7, config)
+    assert expected.keys() == found.keys()
+    assert [path for path in expected if expected[path] != found[path]] == []
+    assert values(directory) == values(straight)
+    assert read_results(directory, 7) == read_results(straight, 7)
 
 
 def leaves(directory, step, config):
@@ -140,10 +185,13 @@ def test_a_run_leaves_what_is_promised_and_the_same_command_only_tells_it(
     assert files(directory) == before
 
 
-@pytest.mark.parametrize("at", [4, pytest.param(6, marks=pytest.mark.slow)])
-def test_an_interrupted_run_goes_on_to_the_same_bits(straight, tmp_path, monkeypatch, capsys, at):
-    config = tiny_config(SMALL)
+@pytest.mark.parametrize(("at", "workers"), [(4, 0), pytest.param(6, 2, marks=pytest.mark.slow)])
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    straight, tmp_path, monkeypatch, capsys, at, workers
+):
+    config = tiny_config(SMALL | {"data.workers": workers})
     directory = tmp_path / "run"
+    use_seconds(monkeypatch)
     with monkeypatch.context() as patch:
         on_step(patch, at, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert loop.train(config, directory, "python train.py --again") == 75
@@ -153,12 +201,47 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(straight, tmp_path, monkeyp
         assert checkpoints.latest_step() == at  # the step that was running is not lost
     assert loop.train(config, directory, "python train.py --again") == 0
     assert f"continuing {directory} at step {at} of 7" in capsys.readouterr().out
+    assert_the_same_run(directory, straight, config)
+    counters = {"seconds": 7.0, "waiting": 0.0, "steps": 7}
+    assert clock(directory, 7, config) == clock(straight, 7, config) == counters
 
-    expected, found = leaves(straight, 7, config), leaves(directory, 7, config)
-    assert expected.keys() == found.keys()
-    assert [path for path in expected if expected[path] != found[path]] == []
-    assert values(directory) == values(straight)
-    assert read_results(directory, 7) == read_results(straight, 7)
+
+def test_images_per_second_are_those_of_training_alone(straight):
+    # 16 images and a second per step; the first line is read while one step more is running.
+    lines = read_metrics(straight / "metrics.jsonl")
+    found = [line["train/images_per_second"] for line in lines if "train/loss" in line]
+    assert len(found) == 4 and all(16 / 1.5 <= rate <= 16 * 2 for rate in found)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_that_stops_where_it_is_told_goes_on_to_the_same_bits(
+    straight, tmp_path, capsys, workers
+):
+    directory = tmp_path / "run"
+    changes = SMALL | {"data.workers": workers}
+    command = "python train.py --config.schedule.stop_at='3 steps' --again"
+    for _ in range(2):  # the second time there is nothing to do
+        stopping = tiny_config(changes | {"schedule.stop_at": "3 steps"})
+        assert loop.train(stopping, directory, command) == 0
+        said = capsys.readouterr().out
+        assert "stopped at step 3 of 7. To continue:\n  python train.py --again\n" in said
+    assert values(directory)[-1]["step"] == 3 and "eval/top1" in values(directory)[-1]
+    assert loop.train(tiny_config(changes), directory, command) == 0
+    assert_the_same_run(directory, straight, tiny_config(changes))
+
+
+def test_a_signal_while_the_step_is_compiled_is_answered_before_the_first(
+    small_model, tmp_path, monkeypatch, capsys
+):
+    compile_ = jax.stages.Lowered.compile
+
+    def interrupted(self, *arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return compile_(self, *arguments)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", interrupted)
+    assert loop.train(tiny_config(SMALL), tmp_path / "run", "") == 75
+    assert "stopped at step 0 of 7" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -208,9 +291,7 @@ def test_an_evaluation_that_a_signal_cuts_short_is_made_when_the_run_goes_on(
     assert f"stopped at step {at} of 7" in capsys.readouterr().out
     assert not any("eval/top1" in line for line in values(directory) if line["step"] == at)
     assert loop.train(config, directory, "") == 0
-    assert values(directory) == values(straight)
-    assert leaves(directory, 7, config) == leaves(straight, 7, config)
-    assert read_results(directory, 7) == read_results(straight, 7)
+    assert_the_same_run(directory, straight, config)
 
 
 def test_lines_after_the_last_checkpoint_of_a_run_that_died_are_written_anew(

@@ -50,6 +50,33 @@ def test_another_config_is_refused_with_every_field_that_differs_and_its_values(
     assert (tmp_path / "config.json").read_text() == saved
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.batch_size", 32),
+        ("seed", 7),
+        ("data.source", "digit_scenes"),
+        ("data.train_split", "test"),
+        ("data.directory", "/elsewhere"),
+        ("model.dtype", "bfloat16"),
+        ("model.param_dtype", "bfloat16"),
+        ("model.width_multiplier", 0.5),
+        ("model.depthwise", "convolution"),
+    ],
+)
+def test_what_results_depend_on_is_refused_by_name_unless_it_is_allowed_by_name(
+    tmp_path, key, value
+):
+    open_run(tiny_config(), tmp_path)
+    with pytest.raises(ConfigError, match=rf"{key}: .* -> {value!r}\. .*allow_changes=KEY"):
+        open_run(tiny_config({key: value}), tmp_path)
+    other = {key: value, "checkpoint.allow_changes": "optimizer"}
+    with pytest.raises(ConfigError, match=key):
+        open_run(tiny_config(other), tmp_path)
+    open_run(tiny_config({key: value, "checkpoint.allow_changes": key}), tmp_path)
+    assert flatten(read_config(tmp_path))[key] == value
+
+
 @pytest.mark.parametrize("allowed", ["schedule.learning_rate, seed", "schedule,seed"])
 def test_what_allow_changes_names_may_change_and_is_saved(tmp_path, allowed):
     open_run(tiny_config(), tmp_path)
@@ -74,6 +101,8 @@ def test_allow_changes_lets_nothing_else_pass(tmp_path):
         ("log.tensorboard", False),
         ("eval.every", "1 steps"),
         ("mesh.devices", 0),
+        ("mesh.fsdp", 1),
+        ("schedule.stop_at", "3 steps"),
         ("data.workers", 2),
         ("data.threads", 7),
     ],
@@ -126,6 +155,18 @@ def test_a_result_that_is_not_a_number_survives(tmp_path):
 
 def test_no_results_are_none(tmp_path):
     assert read_results(tmp_path, 10) is None
+
+
+def test_storage_whose_library_is_missing_is_told_with_what_to_install(monkeypatch):
+    def missing(self, path):
+        raise ImportError("Please install gcsfs")
+
+    monkeypatch.setattr("etils.epath.backend._FileSystemSpecBackend.fs", missing)
+    for reach in (lambda path: open_run(tiny_config(), path), read_config):
+        with pytest.raises(
+            ConfigError, match=r"install gcsfs\): pip install 'mobilevitv2-jax\[gcs"
+        ):
+            reach("gs://bucket/run")
 
 
 def test_a_run_can_live_on_an_object_store(object_store):

@@ -9,8 +9,11 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import object_store
 import optax
 import pytest
+from etils import epath
+from object_store import ObjectStore
 
 from mobilevitv2_jax.errors import CheckpointError
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
@@ -155,6 +158,25 @@ def test_a_first_save_that_was_cut_off_does_not_keep_a_run_from_starting_anew(tm
         assert checkpoints.steps() == []
 
 
+def test_a_process_that_dies_while_its_first_checkpoint_gets_its_manifest_may_start_anew(
+    directory, tmp_path
+):
+    shutil.rmtree(directory / "00000001")
+    remove(directory / "00000002" / "checksums.json")
+    told = []
+    with Checkpoints(directory, tell=told.append) as checkpoints:
+        assert checkpoints.steps() == []
+    assert "DAMAGED CHECKPOINT: step 2" in told[0] and "checksums.json" in told[0]
+    assert (tmp_path / "damaged" / "00000002").is_dir()
+
+
+def test_a_first_checkpoint_that_was_whole_once_is_not_started_anew_over(directory):
+    shutil.rmtree(directory / "00000001")
+    truncate(next(path for path in (directory / "00000002" / "state").rglob("d/*")))
+    with pytest.raises(CheckpointError, match=r"every checkpoint of .* is damaged \(step 2"):
+        Checkpoints(directory)
+
+
 def test_a_step_that_is_not_there_is_refused_with_those_that_are(saved):
     with pytest.raises(CheckpointError, match=r"no step 7; it has \[1, 2\]"):
         restore(saved, 7)
@@ -247,6 +269,62 @@ def test_where_every_step_is_damaged_nothing_is_moved_and_nothing_begins_anew(di
     assert sorted(path.name for path in directory.iterdir()) == ["00000001", "00000002"]
 
 
+BUCKET = epath.Path(ObjectStore.ROOT) / "run" / "checkpoints"
+
+
+@pytest.fixture(scope="module")
+def objects():
+    """The objects of three checkpoints, to be put into a store before anything is done to them."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        object_store.install(monkeypatch)
+        assert save_all(BUCKET, [0.1, 0.8, 0.2, 0.3], keep_latest=2) == [2, 3, 4]
+        return {name: file.getvalue() for name, file in ObjectStore.store.items()}
+
+
+@pytest.fixture
+def bucket(objects, monkeypatch):
+    """Checkpoints on an object store, which cannot append, rename or move."""
+    object_store.install(monkeypatch)
+    ObjectStore().pipe(objects)
+    return BUCKET
+
+
+def test_on_an_object_store_checkpoints_are_written_whole_verified_and_nowhere_else(
+    bucket, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    state, metadata = restore(bucket, 2)
+    assert bits(state) == bits(make_state(2)) and metadata == {"clock": {"steps": 2}}
+    (payload,) = {name for name in ObjectStore.names() if "/00000004/state/d/" in name}
+    (epath.Path(ObjectStore.ROOT) / payload).write_bytes(b"short")
+    told = []
+    with Checkpoints(bucket, best_metric="top1", tell=told.append) as checkpoints:
+        assert (checkpoints.steps(), checkpoints.best_step()) == ([2, 3], 2)
+    assert payload.rpartition("/")[2] in told[0]
+    names = ObjectStore.names()
+    assert payload.replace("checkpoints", "damaged") in names
+    assert not any("checkpoints/00000004" in name for name in names)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_save_that_was_cut_off_on_an_object_store_is_not_a_step(bucket):
+    for name in ("checksums.json", "commit_success.txt"):
+        (bucket / "00000004" / name).unlink()
+    told = []
+    with Checkpoints(bucket, best_metric="top1", tell=told.append) as checkpoints:
+        assert checkpoints.steps() == [2, 3]
+        checkpoints.save(4, make_state(4), {}, None)  # training comes to the step again
+    assert bits(restore(bucket, 4)[0]) == bits(make_state(4)) and told == []
+
+
+def test_a_first_save_that_was_cut_off_on_an_object_store_is_started_anew_over(bucket):
+    for name in ("00000002", "00000003"):
+        (bucket / name).rmtree()
+    (bucket / "00000004" / "commit_success.txt").unlink()
+    with Checkpoints(bucket) as checkpoints:
+        assert checkpoints.steps() == []
+
+
 @pytest.mark.parametrize("part", ["state/", "metrics/", "metadata/"])
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate])
 def test_reading_only_passes_over_a_damaged_step_and_leaves_it_where_it_is(directory, part, damage):
@@ -265,7 +343,7 @@ def test_too_little_free_space_is_said_before_anything_is_written(tmp_path, monk
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with Checkpoints(tmp_path / "c") as checkpoints:
         with pytest.raises(
-            CheckpointError, match="has 0 MiB of free space, and a checkpoint needs"
+            CheckpointError, match=r"has 0\.0 MB of free space, and a checkpoint needs 0\.1 MB"
         ):
             checkpoints.save(1, make_state(1), {}, None)
         assert list((tmp_path / "c").iterdir()) == []
