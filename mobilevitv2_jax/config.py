@@ -39,6 +39,7 @@ FREE_AT_RESUME = (
     "profile.",
     "data.workers",
     "data.threads",
+    "data.max_corrupt",
     "eval.every",
     "schedule.stop_at",
 )
@@ -56,9 +57,7 @@ def default_config() -> ml_collections.ConfigDict:
 
     c.data = ml_collections.ConfigDict()
     c.data.source = "digits"  # a name of data/sources.py; "synthetic" needs no data
-    c.data.directory = (
-        ""  # where a source on disk has its files; several, with commas, are read as one
-    )
+    c.data.directory = ""  # where a source on disk has its files; several are parted by commas
     c.data.train_split = "train"
     c.data.eval_split = "test"
     c.data.batch_size = 64  # images per step, over all devices and processes
@@ -66,8 +65,9 @@ def default_config() -> ml_collections.ConfigDict:
     c.data.channel_order = "rgb"  # "rgb" | "bgr": in which the model is given the pixels
     c.data.mean = (0.0, 0.0, 0.0)  # of each channel, RGB; subtracted from pixels in [0, 1]
     c.data.std = (1.0, 1.0, 1.0)  # of each channel, RGB; pixels less their mean are divided by it
-    c.data.workers = 0  # loader processes per host; 0 loads in this process
+    c.data.workers = 0  # loader processes; 0 loads in this one, -1 takes what the cores allow
     c.data.threads = 2  # reading threads of each loader
+    c.data.max_corrupt = 100  # different training records that cannot be decoded; more end the run
 
     c.augment = ml_collections.ConfigDict()
     c.augment.random_resized_crop = False  # False resizes as in evaluation

@@ -36,8 +36,8 @@ _AT_LEAST_ZERO = (
     "augment.randaugment",
     "augment.mixup",
     "augment.cutmix",
-    "data.workers",
     "data.threads",
+    "data.max_corrupt",
     "optimizer.weight_decay",
     "optimizer.gradient_clip",
     "schedule.warmup_learning_rate",
@@ -124,6 +124,8 @@ def _check_ranges(config: ml_collections.ConfigDict) -> None:
             _refuse(key, "in [0, 1)", get_value(config, key))
     if not 0 < config.optimizer.layer_decay <= 1:
         _refuse("optimizer.layer_decay", "in (0, 1]", config.optimizer.layer_decay)
+    if config.data.workers < -1:
+        _refuse("data.workers", "at least 0, or -1 for what the cores allow", config.data.workers)
     betas = config.optimizer.betas
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         _refuse("optimizer.betas", "two numbers in [0, 1)", betas)

@@ -230,7 +230,7 @@ BAD_VALUES = {
     "log.every": "0 epochs",
     "data.batch_size": 0,
     "data.image_size": -1,
-    "data.workers": -1,
+    "data.workers": -2,
     "data.threads": -1,
     "data.channel_order": "grb",
     "data.mean": (0.5, math.inf, 0.5),

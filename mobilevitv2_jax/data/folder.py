@@ -82,9 +82,11 @@ class FolderSource:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        path = self.path(index)
         return {
-            "image": self.path(index).read_bytes(),
+            "image": path.read_bytes(),
             "label": np.int32(self.labels[index]),
+            "name": os.fspath(path),
         }
 
     def path(self, index: int) -> pathlib.Path:

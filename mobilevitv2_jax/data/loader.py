@@ -124,6 +124,19 @@ def evaluation_batches(
     return _iterate(dataset, workers, threads)
 
 
+def describe(source: Source, index: int) -> str:
+    """Returns words on a record that cannot be decoded: its name, and what is wrong with it."""
+    name = f"record {index} of {source.fingerprint}"
+    try:
+        record = source[index]
+        name += f" ({record['name']})" if "name" in record else ""
+        if isinstance(record["image"], bytes):
+            decode(record["image"])
+    except CorruptError as error:
+        return f"{name}: {error}"
+    return name
+
+
 def evaluation_steps(examples: int, batch_size: int) -> int:
     """Returns the number of batches of one evaluation, the same on every process."""
     return math.ceil(examples / batch_size)

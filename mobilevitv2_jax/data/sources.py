@@ -60,7 +60,8 @@ class Source(Protocol):
         """Returns one example.
 
         "image" is encoded (bytes) or uint8 RGB [height, width, 3]; "label" is the class in
-        int32, or a map of classes in uint8 [height, width].
+        int32, or a map of classes in uint8 [height, width]; "name", where there is one, is
+        that of the file.
 
         Raises:
             CorruptError: if the record is damaged.

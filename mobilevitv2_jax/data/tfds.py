@@ -72,7 +72,10 @@ class TfdsSource:
                 f"record {index} of {self.fingerprint} has the label {label}, and its classes are "
                 f"0 to {len(self.class_names) - 1}: this split is not labelled, or damaged"
             )
-        return {"image": record[self.image], "label": np.int32(label)}
+        example = {"image": record[self.image], "label": np.int32(label)}
+        if "file_name" in record:
+            example["name"] = record["file_name"].decode()
+        return example
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -49,6 +49,7 @@ def evaluate_run(
         processes.check_same("the step to evaluate", step)
         experiment = prepare(config)
         state, _ = checkpoints.restore(step, experiment.abstract_state)
+    logging.say(str(experiment.workers))
     with Watchdog(config.faults.step_timeout) as watchdog:
         metrics = experiment.evaluate(state, watchdog.watch)
     if jax.process_index() == 0:

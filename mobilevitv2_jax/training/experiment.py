@@ -5,17 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import socket
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 import optax
 from flax import nnx
 
 from mobilevitv2_jax.config import model_config
+from mobilevitv2_jax.data import workers
 from mobilevitv2_jax.data.loader import evaluation_batches
 from mobilevitv2_jax.data.sources import Source, load_source
+from mobilevitv2_jax.data.workers import Workers
 from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.evaluation.classification import Weights, evaluate
 from mobilevitv2_jax.evaluation.step import EvaluationStep
@@ -24,6 +29,7 @@ from mobilevitv2_jax.models.functional import Graphs, split
 from mobilevitv2_jax.models.pixels import Pixels
 from mobilevitv2_jax.training.mesh import (
     abstract,
+    all_processes,
     check_batch_size,
     loader_share,
     make_mesh,
@@ -45,6 +51,7 @@ class Experiment:
         task: what is particular to classification or segmentation.
         mesh: the devices.
         share: which share of every batch this process loads: (index, count).
+        workers: loader processes of this process.
         eval_source: the held-out set.
         model: the model's configuration, with the classes of the data.
         abstract_model: the model without its weights.
@@ -57,6 +64,7 @@ class Experiment:
     task: Task
     mesh: jax.sharding.Mesh
     share: tuple[int, int]
+    workers: Workers
     eval_source: Source
     model: MobileViTV2Config
     abstract_model: nnx.Module
@@ -95,7 +103,7 @@ class Experiment:
             batch_size=self.config.eval.batch_size,
             process_index=self.share[0],
             process_count=self.share[1],
-            workers=self.config.data.workers,
+            workers=self.workers.count,
             threads=self.config.data.threads,
         )
 
@@ -149,8 +157,32 @@ def prepare(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh | None = 
         abstract_model, frozen="backbone" if config.optimizer.freeze_backbone else ""
     )
     return Experiment(
-        config, task, mesh, share, source, model, abstract_model, graphs, optimizer, initial_state
+        config,
+        task,
+        mesh,
+        share,
+        _workers(config, share[1]),
+        source,
+        model,
+        abstract_model,
+        graphs,
+        optimizer,
+        initial_state,
     )
+
+
+def _workers(config: ml_collections.ConfigDict, processes: int) -> Workers:
+    """Returns the loader processes of this process; every process has to call it."""
+    pixels = max(
+        config.data.batch_size * config.data.image_size**2,
+        config.eval.batch_size * config.eval.crop**2,
+    )
+    channels = 3 + find_task(config).label_is_map
+    batch_bytes = pixels * channels // processes
+    name = zlib.crc32(socket.gethostname().encode()) >> 1  # as much as int32 holds
+    hosts = all_processes(np.array([name], np.int32))
+    sharers = int((hosts == hosts[jax.process_index()]).sum())
+    return workers.choose(config.data.workers, batch_bytes=batch_bytes, sharers=sharers)
 
 
 def open_source(config: ml_collections.ConfigDict, split: str) -> Source:

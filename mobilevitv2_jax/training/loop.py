@@ -25,6 +25,7 @@ from mobilevitv2_jax.evaluation.classification import predict
 from mobilevitv2_jax.files import write_whole
 from mobilevitv2_jax.models import summary
 from mobilevitv2_jax.training import logging, processes, report, run_directory
+from mobilevitv2_jax.training.corrupt import CorruptRecords
 from mobilevitv2_jax.training.experiment import open_source, prepare
 from mobilevitv2_jax.training.faults import EXIT_STATUS, Stopped, StopRequest, Watchdog
 from mobilevitv2_jax.training.mesh import all_processes, peak_tflops, put_state, replicated
@@ -114,6 +115,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
         stack.callback(logger.close)
         out_of_memory = stack.enter_context(OutOfMemory(experiment))
         logger.say(report.introduction(experiment.model, mesh, source, experiment.eval_source))
+        logger.say(str(experiment.workers))
         if is_first:
             experiment.model.save_pretrained(directory / "model")
             text = summary.render(table) + "\n\n" + "\n".join(report.config_lines(config)) + "\n"
@@ -156,11 +158,12 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                 start_step=start,
                 process_index=experiment.share[0],
                 process_count=experiment.share[1],
-                workers=config.data.workers,
+                workers=experiment.workers.count,
                 threads=config.data.threads,
             )
         )
         watchdog = stack.enter_context(Watchdog(config.faults.step_timeout))
+        corrupt = CorruptRecords(source, config.data.max_corrupt, logger.say)
         profiler = ProfilerWindow(config, directory, logger.say, active=is_first)
         stack.callback(profiler.close)
         pending: tuple[int, dict[str, jax.Array], np.ndarray] | None = None
@@ -223,6 +226,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                     watchdog.feed()
                 stopping = stopping or (step >= stop_at and not last)
                 if saving or (stopping and step > start):
+                    if records := corrupt.settle():
+                        logger.write(step, {"train/corrupt": records})
                     metadata = {
                         "clock": clock.to_dict(),
                         "data": source.fingerprint,
@@ -236,6 +241,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                 break
             with clock.waiting_for_data():
                 batch = next(batches)
+            corrupt.add(batch)
             arrays = experiment.put({name: batch[name] for name in ("image", "label")})
             with jax.transfer_guard("disallow"):
                 state, values = compiled_step(state, arrays, key)
