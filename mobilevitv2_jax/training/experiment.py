@@ -22,6 +22,7 @@ from mobilevitv2_jax.data.loader import evaluation_batches
 from mobilevitv2_jax.data.sources import Source, load_source
 from mobilevitv2_jax.data.workers import Workers
 from mobilevitv2_jax.errors import ConfigError
+from mobilevitv2_jax.evaluation import confusion
 from mobilevitv2_jax.evaluation.classification import Weights, evaluate
 from mobilevitv2_jax.evaluation.step import EvaluationStep
 from mobilevitv2_jax.models.config import MobileViTV2Config
@@ -122,6 +123,20 @@ class Experiment:
         with self.eval_batches() as batches:
             metrics, corrupt = evaluate(self.evaluation_step, weights, over(batches), self.put)
         return {**metrics, "eval/corrupt": float(corrupt)} if corrupt else metrics
+
+    def confusion(
+        self, state: TrainState, over: Callable[[Iterable], Iterable] = iter
+    ) -> np.ndarray | None:
+        """Returns counts [true class, predicted class] of the held-out set by averaged weights.
+
+        It is None for a segmentation, and for more classes than can be looked at.
+        """
+        classes = len(self.eval_source.class_names)
+        if self.task.label_is_map or classes > confusion.LARGEST:
+            return None
+        weights = state.ema_parameters, state.ema_statistics
+        with self.eval_batches() as batches:
+            return confusion.count(self.evaluation_step, *weights, over(batches), self.put, classes)
 
 
 def prepare(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh | None = None) -> Experiment:

@@ -21,6 +21,7 @@ from etils import epath
 from mobilevitv2_jax.config import Duration, to_json
 from mobilevitv2_jax.data.loader import train_batches
 from mobilevitv2_jax.errors import ConfigError, NonFiniteError
+from mobilevitv2_jax.evaluation import confusion
 from mobilevitv2_jax.evaluation.classification import predict
 from mobilevitv2_jax.files import write_whole
 from mobilevitv2_jax.models import summary
@@ -266,11 +267,14 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                 experiment.put,
                 limit=config.eval.pictures_from,
             )
+        counts = experiment.confusion(state, watchdog.watch)
         if is_first:
             value = metrics[f"eval_ema{task.suffix}/{task.main_metric}"]
             title = f"{source.name}, held out: {report.NAMES[task.main_metric]} {value:.2%} (EMA)"
             path = directory / "predictions.png"
             task.save_picture(path, predictions, source.class_names, title)
+            if counts is not None:
+                confusion.save(directory, counts, source.class_names, title)
             run_directory.write_results(directory, schedule.steps, metrics)
         checkpoints.close()
         best = checkpoints.best_step()

@@ -14,7 +14,7 @@ from mobilevitv2_jax import config as configs
 from mobilevitv2_jax.cli.main import main
 from mobilevitv2_jax.training.sweep import conduct, examination, local
 
-NAMES = [f"width={width},seed={seed}" for width in (0.25, 0.5, 1.0) for seed in (0, 1)]
+NAMES = [f"seed={seed},width={width}" for seed in (0, 1) for width in (0.25, 0.5, 1.0)]
 FLAGS = [flag for flag in tiny_flags() if "width_multiplier" not in flag]
 
 TRAIN = (
@@ -59,8 +59,8 @@ def test_a_dry_run_lists_every_point_and_writes_nothing(sweep, tmp_path):
     assert status == 0
     rows = rows_of(out)
     for name in NAMES:
-        width, seed = (part.partition("=")[2] for part in name.split(","))
-        assert f"{name} {width} {seed} {STEPS} new" in rows
+        seed, width = (part.partition("=")[2] for part in name.split(","))
+        assert f"{name} {seed} {width} {STEPS} new" in rows
     assert "6 points" in out
     assert not list(tmp_path.iterdir())
 
@@ -88,7 +88,7 @@ def test_points_are_trained_compared_and_only_what_is_left_is_trained_again(swee
     assert "width=0.25" in out and "75.00% ± 0.00" in out
     assert (directory / "results.txt").read_text().rstrip() in out
     with (directory / "results.csv").open() as file:
-        assert [row["point"] for row in csv.DictReader(file)] == NAMES
+        assert {row["point"] for row in csv.DictReader(file)} == set(NAMES)
     for name in ("curves.png", "accuracy.png"):
         with Image.open(directory / name) as picture:
             assert picture.format == "PNG"
@@ -152,13 +152,13 @@ def test_digits_are_swept_over_three_widths_and_two_seeds(capsys, tmp_path, monk
         main(words)
     out = capsys.readouterr().out
     assert leaving.value.code == 0, out
-    assert out.count("finished width=") == 6 and "6 finished" in out
+    assert out.count("finished seed=") == 6 and "6 finished" in out
     for name in NAMES:
         config = configs.from_json((tmp_path / "runs" / name / "config.json").read_text(), name)
-        width, seed = (part.partition("=")[2] for part in name.split(","))
+        seed, width = (part.partition("=")[2] for part in name.split(","))
         assert (config.model.width_multiplier, config.seed) == (float(width), int(seed))
     with (tmp_path / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     parameters = [int(row["parameters"]) for row in rows]
-    assert parameters == sorted(parameters) and len(set(parameters)) == 3
+    assert parameters == sorted(parameters) and len(set(parameters)) == 3  # in groups of a width
     assert len({row["eval/loss"] for row in rows}) >= 2  # seeds differ
