@@ -20,6 +20,9 @@ from mobilevitv2_jax.errors import ImageError
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """What is read; Pillow would give others to programs of the machine (EPS to Ghostscript)."""
 
+SUFFIXES = (".bmp", ".gif", ".jpg", ".jpeg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""How files of these formats end."""
+
 MOST_PIXELS = 89_478_485
 """Of a file: 256 MB in RGB. Pillow warns of more: a file of a few kB can claim any size."""
 

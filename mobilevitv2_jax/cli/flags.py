@@ -18,7 +18,13 @@ from mobilevitv2_jax.models.config import nearest
 CONFIG = "config"
 """The flag that names a config file; `config.` begins the flags that override its keys."""
 
-_KINDS = {str: "text", int: "an integer", float: "a number", bool: "true or false"}
+_KINDS = {
+    str: "text",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    list: "one or more words",
+}
 
 
 class _Parser(flags.ArgumentParser):
@@ -28,6 +34,8 @@ class _Parser(flags.ArgumentParser):
         self.kind, self.example, self.optional = kind, example, optional
 
     def parse(self, argument: Any) -> Any:
+        if self.kind is list:
+            return argument if isinstance(argument, list) else [argument]
         text = str(argument).strip()
         if self.optional and text == "None":
             return None
@@ -76,7 +84,7 @@ def define(
     Args:
         values: the flags of a verb.
         name: the name, with underscores.
-        kind: `str`, `int`, `float`, `bool`, or `tuple`.
+        kind: `str`, `int`, `float`, `bool`, `tuple`, or `list`: words, one as an option.
         description: one line for `--help`.
         example: a value; required for a tuple, whose length and item type it gives.
         optional: whether the word None is a value.
@@ -98,7 +106,8 @@ def parse(values: flags.FlagValues, argv: Sequence[str], positional: Sequence[st
     Args:
         values: the flags that exist.
         argv: the arguments, without program and verb.
-        positional: flags whose values may also stand alone, in this order.
+        positional: flags whose values may also stand alone, in this order; one that is a list
+            takes all that are left.
 
     Raises:
         ConfigError: for an unknown flag, naming the nearest; a value of the wrong type; a
@@ -106,16 +115,18 @@ def parse(values: flags.FlagValues, argv: Sequence[str], positional: Sequence[st
     """
     try:
         rest = values(["", *_with_underscores(argv)])[1:]
-        free = [name for name in positional if not values[name].present]
-        for name, word in zip(free, rest, strict=False):
-            values[name].parse(word)
+        for name in positional:
+            if rest and not values[name].present:
+                several = values[name].flag_type() == _KINDS[list]
+                values[name].parse(rest if several else rest[0])
+                rest = [] if several else rest[1:]
     except flags.UnrecognizedFlagError as error:
         raise ConfigError(_unknown(error.flagname, values)) from None
     except flags.Error as error:
         raise ConfigError(str(error)) from None
-    if rest[len(free) :]:
+    if rest:
         raise ConfigError(
-            f"unexpected argument {rest[len(free)]!r}: options are written --name=value "
+            f"unexpected argument {rest[0]!r}: options are written --name=value "
             "(put quotes around a value with spaces)"
         )
     # Libraries define flags of their own on absl's global instance (grain does) and read them

@@ -17,6 +17,7 @@ from mobilevitv2_jax.files import cache_directory
 VERBS = {
     "train": ("mobilevitv2_jax.cli.train", "train a model, or continue a run"),
     "eval": ("mobilevitv2_jax.cli.evaluate", "evaluate a checkpoint of a run"),
+    "predict": ("mobilevitv2_jax.cli.predict", "tell what is in pictures"),
     "sweep": ("mobilevitv2_jax.cli.sweep", "train many variants of a config, and compare them"),
     "inspect": ("mobilevitv2_jax.cli.inspect", "tell what a config leads to, without training"),
     "prepare": ("mobilevitv2_jax.cli.prepare", "make a data set of archives or folders of images"),

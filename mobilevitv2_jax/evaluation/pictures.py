@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from etils import epath
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from mobilevitv2_jax.evaluation.classification import Predictions
+from mobilevitv2_jax.models.interpolation import resize_rows
 
 _RIGHT, _WRONG = "#1b7837", "#b2182b"
 
@@ -118,6 +120,73 @@ def save_segmentations(
     handles.append(Patch(color=colours[255], label="void"))
     figure.legend(handles=handles, loc="outside lower center", ncols=11, fontsize=9)
     save_figure(figure, path)
+
+
+def save_overlay(
+    path: epath.PathLike,
+    image: UInt8[np.ndarray, "height width 3"],
+    classes: Int[np.ndarray, "height width"],
+    shares: Mapping[int, float],
+    class_names: Mapping[int, str],
+) -> None:
+    """Draws a picture beside itself with its classes painted over it, and a legend.
+
+    Args:
+        path: of the file.
+        image: the picture.
+        classes: of every pixel.
+        shares: of the pixels, by class: those that the legend names.
+        class_names: by class. A class 0 that is not called background is painted, too.
+    """
+    first = 0 if class_names[0] == "background" else 1
+    painted = overlay(image, (classes + first).astype(np.uint8))
+    colours = palette() / 255
+    handles = [
+        Patch(color=colours[(index + first) % 256], label=f"{class_names[index]}  {share:.1%}")
+        for index, share in shares.items()
+        if index + first
+    ]
+    figure = _row([("", image), ("", painted)])
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9)
+    save_figure(figure, path)
+
+
+def save_heat(
+    path: epath.PathLike,
+    image: UInt8[np.ndarray, "height width 3"],
+    heats: Sequence[tuple[str, Float[np.ndarray, "rows columns"]]],
+) -> None:
+    """Draws a picture beside itself in heat: where each of the titles was found.
+
+    Args:
+        path: of the file.
+        image: the picture.
+        heats: titles, and maps in [0, 1] of any size.
+    """
+    size = image.shape[:2]
+    panels = [("", image)]
+    for title, heat in heats:
+        fine = resize_rows(heat[..., None].astype(np.float32), size, 0, size[0])
+        colours = colormaps["inferno"](fine[..., 0])[..., :3] * 255
+        panels.append((title, np.rint(0.4 * image + 0.6 * colours).astype(np.uint8)))
+    save_figure(_row(panels), path)
+
+
+def _row(panels: Sequence[tuple[str, np.ndarray]], side: float = 4.0) -> Figure:
+    """Returns pictures of one size beside each other; the longer side has `side` inches."""
+    height, width = panels[0][1].shape[:2]
+    scale = side / max(height, width)
+    size = (len(panels) * max(width * scale, 1), max(height * scale, 1) + 0.8)
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, picture) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
+        axes.axis("off")
+        axes.imshow(picture)
+        axes.set_title(title, fontsize=10)
+    return figure
 
 
 def save_figure(figure: Figure, path: epath.PathLike) -> None:
