@@ -215,9 +215,8 @@ def parameters_of(layers):
         decayed.add(f"{place}.enter.kernel")
         norms = [f"{place}.norm"]
         for layer in range(layers[stage - 2]):
-            norms += [
-                f"{place}.layers.{layer}.{kind}_norm" for kind in ("attention", "feed_forward")
-            ]
+            inside = f"{place}.layers.{layer}"
+            norms += [f"{inside}.attention_norm", f"{inside}.feed_forward_norm"]
             for name in BLOCK:
                 decayed.add(f"{inside}.{name}.kernel")
                 spared.add(f"{inside}.{name}.bias")
