@@ -9,7 +9,12 @@ import sys
 import time
 
 import pytest
+import yaml
 from tiny import tiny_flags
+
+from mobilevitv2_jax.cli import flags
+from mobilevitv2_jax.cli.experiment import define_config
+from mobilevitv2_jax.training.faults import EXIT_STATUS
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 LOCAL = [sys.executable, "launch/local.py"]
@@ -102,6 +107,76 @@ def test_a_number_of_processes_that_makes_no_sense_is_refused():
     assert status == 2 and "-n must be at least 1, got 0" in said
 
 
+# ---- TPU VM and GKE -----------------------------------------------------------------------
+
+GCLOUD = """#!/usr/bin/env bash
+# Notes its arguments, and runs the command.
+printf '%s\\n' "$@" >>"$STUBS/asked"
+cd "$STUBS" && bash -c "${@: -1}"
+"""
+PYTHON3 = """#!/usr/bin/env bash
+printf '<%s>' "$@" >>"$STUBS/ran"
+status=$(head -1 "$STUBS/statuses")
+sed -i 1d "$STUBS/statuses"
+exit "$status"
+"""
+
+
+def stub(directory, **programs):
+    """Puts programs into a directory, and returns an environment in which they are found."""
+    for name, text in programs.items():
+        (directory / name).write_text(text)
+        (directory / name).chmod(0o755)
+    path = f"{directory}:{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "STUBS": str(directory)}
+
+
+@pytest.mark.parametrize(("statuses", "status"), [("75 75 0", 0), ("75 3", 3), ("130", 130)])
+def test_a_tpu_vm_runs_the_command_on_all_its_hosts_until_it_is_not_preempted(
+    tmp_path, statuses, status
+):
+    environment = stub(tmp_path, gcloud=GCLOUD, python3=PYTHON3, sleep="#!/usr/bin/env bash\n")
+    environment |= {"NAME": "my-tpu", "ZONE": "us-east5-b", "DIRECTORY": "."}
+    (tmp_path / "statuses").write_text(statuses.replace(" ", "\n") + "\n")
+    options = ["--config.schedule.total=20 steps", "--workdir", "gs://bucket/a $b"]
+    done = subprocess.run(["launch/tpu_vm.sh", *options], cwd=REPOSITORY, env=environment)
+    assert done.returncode == status
+    asked = (tmp_path / "asked").read_text()
+    assert asked.startswith(
+        "compute\ntpus\ntpu-vm\nssh\nmy-tpu\n--zone\nus-east5-b\n--worker=all\n"
+    )
+    once = "".join(f"<{word}>" for word in ("-u", "train.py", "--distributed", *options))
+    assert (tmp_path / "ran").read_text() == once * len(statuses.split())
+
+
+def test_the_manifest_for_gke_requeues_what_ends_with_the_status_of_a_preemption():
+    manifest = yaml.safe_load((REPOSITORY / "launch" / "gke_jobset.yaml").read_text())
+    (jobs,) = manifest["spec"]["replicatedJobs"]
+    job = jobs["template"]["spec"]
+    assert job["completionMode"] == "Indexed" and job["parallelism"] == job["completions"]
+    on_status, on_eviction = job["podFailurePolicy"]["rules"]
+    preempted = EXIT_STATUS[signal.SIGTERM]
+    assert on_status["onExitCodes"] == {"operator": "In", "values": [preempted]}
+    assert on_eviction["onPodConditions"] == [{"type": "DisruptionTarget"}]
+    assert on_status["action"] == on_eviction["action"] == "FailJob"
+    # A pod failure policy asks for it; and all hosts start again, or none.
+    pod = job["template"]["spec"]
+    assert pod["restartPolicy"] == "Never" and job["backoffLimit"] == 0
+    assert manifest["spec"]["failurePolicy"]["rules"] == [
+        {
+            "action": "RestartJobSetAndIgnoreMaxRestarts",
+            "onJobFailureReasons": ["PodFailurePolicy"],  # the reason of FailJob
+        }
+    ]
+    (container,) = pod["containers"]
+    assert container["command"] == ["python", "-u", "train.py", "--distributed"]
+    values = flags.new()
+    define_config(values)
+    flags.define(values, "workdir", str, "")
+    flags.parse(values, container["args"])
+    assert (REPOSITORY / values.config).is_file() and values.workdir.startswith("gs://")
+
+
 # ---- Slurm --------------------------------------------------------------------------------
 
 SRUN = """#!/usr/bin/env bash
@@ -139,16 +214,9 @@ def free_job():
 
 @pytest.mark.slow
 def test_slurm_trains_and_a_preempted_job_is_requeued_and_goes_on(tmp_path):
-    for name, text in {"srun": SRUN, "scontrol": SCONTROL, "python": PYTHON}.items():
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
     job = str(free_job())
-    environment = {
-        **os.environ,
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "STUBS": str(tmp_path),
-        "SLURM_JOB_ID": job,
-    }
+    environment = stub(tmp_path, srun=SRUN, scontrol=SCONTROL, python=PYTHON)
+    environment |= {"SLURM_JOB_ID": job, "SLURM_NTASKS": "2"}  # those of the allocation
     values = {"mesh.devices": 0, "schedule.total": "300 steps"}
     values |= {"eval.every": "300 steps", "checkpoint.every": "300 steps", "log.every": "10 steps"}
     # The values of a run must survive the shell: some have spaces and brackets.

@@ -159,6 +159,14 @@ def find_records(path: str) -> Int[np.ndarray, " ends"]:
     return np.array(starts)
 
 
+def frame(content: bytes) -> bytes:
+    """Returns the record of a content, as it stands in a file."""
+    length = struct.pack("<Q", len(content))
+    return b"".join(
+        (length, _FOOTER.pack(_masked(length)), content, _FOOTER.pack(_masked(content)))
+    )
+
+
 def _length(header: bytes) -> int | None:
     """Returns the length of a record, or None where its checksum is not right."""
     if len(header) != _HEADER.size:

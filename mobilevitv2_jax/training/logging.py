@@ -13,11 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
 
 from mobilevitv2_jax.files import is_local, write_whole
+from mobilevitv2_jax.training.tensorboard import EventFile
 
 
 @dataclasses.dataclass
@@ -178,7 +176,7 @@ class Logger:
         wandb: Any = None,
     ) -> None:
         self._active = active
-        self._events = None
+        self._events: EventFile | None = None
         self._wandb = wandb
         if not active:
             return
@@ -191,12 +189,7 @@ class Logger:
         write_whole(self._here / "metrics.jsonl", kept)
         self._file = (self._here / "metrics.jsonl").open("a")
         if tensorboard:
-            # Not SummaryWriter, whose thread dies of a full disk, and then lets the training wait.
-            # The step in the name: two attempts within a second are two files.
-            self._events = EventsWriter(str(self._here / "events"), f".{step}")
-            if step:  # hides what an interrupted run has written after it
-                start = SessionLog(status=SessionLog.START)
-                self._events.write_event(Event(step=step + 1, session_log=start))
+            self._events = EventFile(self._here, step)
 
     def say(self, text: str = "") -> None:
         """Prints a line."""
@@ -210,13 +203,8 @@ class Logger:
         self._file.write(_json_line({"step": step, **metrics}))
         self._file.flush()
         if self._events is not None:
-            values = [
-                Summary.Value(tag=name, simple_value=value)
-                for name, value in metrics.items()
-                if not isinstance(value, list)
-            ]
-            event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
-            self._events.write_event(event)
+            numbers = {name: x for name, x in metrics.items() if not isinstance(x, list)}
+            self._events.write(step, numbers)
         if self._wandb is not None:
             self._wandb.log(dict(metrics), step=step)
 

@@ -4,6 +4,7 @@ import pytest
 
 from mobilevitv2_jax.cli import flags, processes
 from mobilevitv2_jax.config import ConfigError
+from mobilevitv2_jax.training.processes import start
 
 EXPLICIT = ["--coordinator=10.0.0.2:8476", "--num-processes=4", "--process-id=1"]
 
@@ -94,6 +95,16 @@ def test_an_environment_with_one_process_is_not_taken_for_several(environment):
 def test_options_that_contradict_are_refused(argv, environment, message):
     with pytest.raises(ConfigError, match=message):
         read(*argv, **environment)
+
+
+@pytest.mark.parametrize("found", [1, 3])
+def test_another_number_of_processes_than_the_launcher_promises_ends_the_job(monkeypatch, found):
+    monkeypatch.setattr("jax.distributed.initialize", lambda **_: None)
+    monkeypatch.setattr("jax.process_count", lambda: found)
+    with pytest.raises(ConfigError, match=f"promises 2 processes, and JAX has found {found}"):
+        start({}, promised=2)
+    start({}, promised=found)
+    start({}, promised=None)
 
 
 @pytest.mark.parametrize("argv", [EXPLICIT, " ".join(EXPLICIT).replace("=", " ").split()])

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from mobilevitv2_jax.config import ConfigError, load
+from mobilevitv2_jax.config import REPOSITORY, ConfigError, load
 from mobilevitv2_jax.data.loader import evaluation_batches, train_batches
 from mobilevitv2_jax.data.sources import load_source
 from mobilevitv2_jax.training.experiment import open_source
 from mobilevitv2_jax.training.task import find_task
+from mobilevitv2_jax.validation import validate
 
 
 def test_an_example_is_noise_of_the_stored_size_with_one_of_a_thousand_classes():
@@ -49,15 +50,15 @@ def test_a_map_of_more_classes_than_a_byte_tells_apart_is_refused():
         open_source(config, "train")
 
 
-@pytest.mark.parametrize(
-    ("path", "classes"), [("configs/digits.py", 1000), ("configs/digits_segmentation.py", 21)]
-)
-def test_a_config_of_either_task_runs_on_it_in_its_own_sizes(path, classes):
-    config = load(path)
+@pytest.mark.parametrize("path", sorted(p.name for p in REPOSITORY.glob("configs/*.py")))
+def test_every_config_runs_on_it_in_its_own_sizes(path):
+    config = load(f"configs/{path}")
     config.data.source = "synthetic"
+    validate(config)
     task, size = find_task(config), config.data.image_size
     train, held_out = (open_source(config, s) for s in ("train", config.data.eval_split))
-    assert len(held_out.class_names) == classes
+    classes = config.model.num_labels or (21 if task.label_is_map else 1000)
+    assert len(train.class_names) == len(held_out.class_names) == classes
     with train_batches(train, task.train_transform(config), batch_size=2, seed=0) as batches:
         batch = next(batches)
     assert batch["image"].shape == (2, size, size, 3)

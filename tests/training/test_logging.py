@@ -1,6 +1,7 @@
 """The clock, the console line, and the files of metrics."""
 
 import json
+import math
 import struct
 import types
 
@@ -8,6 +9,7 @@ import pytest
 from etils import epath
 from object_store import ObjectStore
 from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
 
 from mobilevitv2_jax.training import logging
 
@@ -235,20 +237,43 @@ def test_on_an_object_store_files_are_published_whole_and_gone_on_with(object_st
 
 
 def read_events(path):
-    """Returns (step, name, value) of a TensorBoard file: length, checksum, event, checksum."""
+    """Returns (step, name, value) of a TensorBoard file, whose checksums are compared."""
+    found = []
+    for content in records(path):
+        event = event_pb2.Event.FromString(content)
+        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+    return found
+
+
+def records(path):
+    """Returns the contents of a TFRecord file: each between its length and a checksum."""
     data, found = path.read_bytes(), []
     while data:
         (length,) = struct.unpack("<Q", data[:8])
-        event = event_pb2.Event.FromString(data[12 : 12 + length])
-        found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
-        data = data[16 + length :]
+        content, rest = data[12 : 12 + length], data[16 + length :]
+        # Against the implementation of another project, in pure Python.
+        assert struct.unpack("<I", data[8:12])[0] == masked_crc32c(data[:8])
+        assert struct.unpack("<I", data[12 + length : 16 + length])[0] == masked_crc32c(content)
+        found.append(content)
+        data = rest
     return found
 
 
 def test_tensorboard_gets_the_same_values(tmp_path):
     logger = open_logger(tmp_path, tensorboard=True)
     logger.write(3, {"train/loss": 2.5})
-    logger.write(4, {"eval/top1": 0.5})
+    logger.write(300_000, {"eval/top1": 0.5, "eval/loss": float("nan")})
     logger.close()
     (path,) = tmp_path.glob("events.out.tfevents.*")
-    assert read_events(path) == [(3, "train/loss", 2.5), (4, "eval/top1", 0.5)]
+    assert read_events(path)[:2] == [(3, "train/loss", 2.5), (300_000, "eval/top1", 0.5)]
+    assert math.isnan(read_events(path)[2][2])
+    version, *events = (event_pb2.Event.FromString(content) for content in records(path))
+    assert version.file_version == "brain.Event:2"
+    assert all(abs(event.wall_time - version.wall_time) < 3600 for event in events)
+
+
+def test_tensorboard_hides_what_an_interrupted_run_has_written_after_the_restored_step(tmp_path):
+    open_logger(tmp_path, step=7, tensorboard=True).close()
+    (path,) = tmp_path.glob("events.out.tfevents.*.7")
+    event = event_pb2.Event.FromString(records(path)[1])
+    assert (event.step, event.session_log.status) == (8, event_pb2.SessionLog.START)

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +100,22 @@ def test_what_is_saved_is_the_state_at_the_call_even_if_it_is_donated_after(tmp_
     assert bits(restore(tmp_path / "checkpoints", 3)[0]) == expected
 
 
+def test_a_save_returns_before_it_is_written(tmp_path, monkeypatch):
+    may_finish = threading.Event()
+    rename = type(BUCKET).rename
+
+    def wait(self, target):
+        assert may_finish.wait(60)
+        return rename(self, target)
+
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        monkeypatch.setattr(type(BUCKET), "rename", wait)  # what orbax commits with
+        checkpoints.save(1, make_state(1), {}, None)
+        assert not (tmp_path / "checkpoints" / "00000001").exists()
+        may_finish.set()
+    assert bits(restore(tmp_path / "checkpoints", 1)[0]) == bits(make_state(1))
+
+
 def test_the_latest_and_the_best_are_kept(tmp_path):
     steps = save_all(tmp_path / "c", [0.1, 0.8, 0.2, 0.3, 0.4], keep_latest=2, keep_best=1)
     assert steps == [2, 4, 5]
@@ -139,9 +156,13 @@ def test_a_new_directory_has_no_steps(tmp_path):
         assert checkpoints.best_step() is None
 
 
-def test_a_directory_of_something_else_is_refused_by_name(tmp_path):
-    (tmp_path / "step_100.ckpt").write_text("")
-    with pytest.raises(CheckpointError, match=r"step_100\.ckpt but no checkpoint of this format"):
+@pytest.mark.parametrize("name", ["step_100.ckpt", "100/", "step_100/", "0000100/"])
+def test_a_directory_of_something_else_is_refused_by_name(tmp_path, name):
+    if name.endswith("/"):
+        (tmp_path / name).mkdir()
+    else:
+        (tmp_path / name).write_text("")
+    with pytest.raises(CheckpointError, match=rf"{name.strip('/')} but no checkpoint of this form"):
         Checkpoints(tmp_path)
 
 
