@@ -55,6 +55,12 @@ def default_config() -> ml_collections.ConfigDict:
 
     c.model = _model_defaults()  # the fields of MobileViTV2Config; labels come from the data
 
+    c.init = ml_collections.ConfigDict()
+    c.init.pretrained = ""  # weights to begin with: all that from_pretrained takes; empty: new ones
+    c.init.checkpoint = "latest"  # of a run directory there: "latest", "best", or a step
+    c.init.average = True  # of a run directory there: the moving average, not the weights
+    c.init.keep = ""  # keys that stand, separated by commas, where the weights' own rules differ
+
     c.data = ml_collections.ConfigDict()
     c.data.source = "digits"  # a name of data/sources.py; "synthetic" needs no data
     c.data.directory = ""  # where a source on disk has its files; several are parted by commas

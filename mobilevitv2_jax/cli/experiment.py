@@ -68,4 +68,7 @@ def read_experiment(values: absl_flags.FlagValues) -> Experiment:
     }
     config = load(path, arg)
     config.update_from_flattened_dict(overrides)
+    if config.init.pretrained:
+        # What the command line sets stands against the rules of the weights.
+        config.init.keep = ",".join(filter(None, [config.init.keep, *sorted(overrides)]))
     return Experiment(path, arg, config, overrides)

@@ -28,6 +28,8 @@ from mobilevitv2_jax.evaluation.step import EvaluationStep
 from mobilevitv2_jax.models.config import MobileViTV2Config
 from mobilevitv2_jax.models.functional import Graphs, split
 from mobilevitv2_jax.models.pixels import Pixels
+from mobilevitv2_jax.training import logging
+from mobilevitv2_jax.training.initialization import pretrained_model
 from mobilevitv2_jax.training.mesh import (
     abstract,
     all_processes,
@@ -58,7 +60,8 @@ class Experiment:
         abstract_model: the model without its weights.
         graphs: the model's static part.
         optimizer: the direction of descent.
-        initial_state: makes the state before the first step.
+        new_model: makes the model with new weights.
+        new_state: makes the state before the first step of a model.
     """
 
     config: ml_collections.ConfigDict
@@ -71,12 +74,19 @@ class Experiment:
     abstract_model: nnx.Module
     graphs: Graphs
     optimizer: optax.GradientTransformation
-    initial_state: Callable[[], TrainState]
+    new_model: Callable[[], nnx.Module]
+    new_state: Callable[[nnx.Module], TrainState]
+
+    def initial_state(self, say: Callable[[str], None] = logging.say) -> TrainState:
+        """Returns the state before the first step, of new weights or of `config.init`'s."""
+        if not self.config.init.pretrained:
+            return self.new_state(self.new_model())
+        return self.new_state(pretrained_model(self.config, self.model, say))
 
     @functools.cached_property
     def abstract_state(self) -> TrainState:
         """The state's shapes, types and shardings."""
-        state = jax.eval_shape(self.initial_state)
+        state = jax.eval_shape(lambda: self.new_state(self.new_model()))
         smallest = self.config.mesh.fsdp_smallest_bytes
         return abstract(state, state_shardings(state, self.mesh, smallest))
 
@@ -163,8 +173,8 @@ def prepare(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh | None = 
     def build() -> nnx.Module:
         return task.model(model, rngs=nnx.Rngs(config.seed))
 
-    def initial_state() -> TrainState:
-        _, parameters, statistics = split(build())
+    def new_state(model: nnx.Module) -> TrainState:
+        _, parameters, statistics = split(model)
         return TrainState.create(parameters, statistics, optimizer)
 
     abstract_model = nnx.eval_shape(build)
@@ -182,7 +192,8 @@ def prepare(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh | None = 
         abstract_model,
         graphs,
         optimizer,
-        initial_state,
+        build,
+        new_state,
     )
 
 

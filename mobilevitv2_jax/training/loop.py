@@ -25,7 +25,7 @@ from mobilevitv2_jax.evaluation import confusion
 from mobilevitv2_jax.evaluation.classification import predict
 from mobilevitv2_jax.files import write_whole
 from mobilevitv2_jax.models import summary
-from mobilevitv2_jax.training import logging, processes, report, run_directory
+from mobilevitv2_jax.training import initialization, logging, processes, report, run_directory
 from mobilevitv2_jax.training.corrupt import CorruptRecords
 from mobilevitv2_jax.training.experiment import open_source, prepare
 from mobilevitv2_jax.training.faults import EXIT_STATUS, Stopped, StopRequest, Watchdog
@@ -57,12 +57,13 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
     """
     # ---- Devices, data and model ---------------------------------------------------------
     logging.say(report.identity())
+    is_first = jax.process_index() == 0
+    config = initialization.resolve(config, workdir, logging.say if is_first else None)
     experiment = prepare(config)
     mesh, task = experiment.mesh, experiment.task
     source = open_source(config, config.data.train_split)
     schedule = Schedule.from_config(config, len(source))
     wandb = load_wandb(config)
-    is_first = jax.process_index() == 0
     processes.check_same("the checksum of their config", zlib.crc32(to_json(config).encode()) >> 1)
     # Written to only now: a config that cannot run must not leave its run directory behind.
     directory = run_directory.open_run(config, workdir) if is_first else epath.Path(workdir)
@@ -119,6 +120,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
         logger.say(str(experiment.workers))
         if is_first:
             experiment.model.save_pretrained(directory / "model")
+            initialization.processor(config).save_pretrained(directory / "model")
             text = summary.render(table) + "\n\n" + "\n".join(report.config_lines(config)) + "\n"
             write_whole(directory / "summary.txt", text)
 
@@ -132,7 +134,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             run_directory.check_data(metadata["data"], source.fingerprint, config)
             logger.say(f"continuing {directory} at step {start} of {schedule.steps}")
         else:
-            state = put_state(experiment.initial_state(), experiment.state_shardings)
+            state = put_state(experiment.initial_state(logger.say), experiment.state_shardings)
             logger.say(f"starting {directory}: {schedule.steps} steps")
 
         # ---- Compile ---------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -38,12 +38,14 @@ class Pretrained:
         stored: what was read: configuration, rules of images, and what was assumed.
         new: our paths of the arrays that the source has not, and that were drawn.
         dropped: keys of the source for which the model has no place.
+        notes: what there is to say of the two, and of what was assumed or is not finite.
     """
 
     model: Any
     stored: Stored
     new: tuple[str, ...]
     dropped: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def from_pretrained(cls: type[Model], path: epath.PathLike, **options: Any) -> Model:
@@ -79,36 +81,36 @@ def load(
             all missing, unexpected and mismatched keys are listed.
     """
     stored = formats.read(path, checkpoint, average)
-    return place(stored, cls, ignore_mismatched_sizes, rngs, **fields)
+    config = stored.config.replace(**fields)
+    found = place(stored, cls or own_class(stored), config, ignore_mismatched_sizes, rngs)
+    for line in found.notes:
+        warnings.warn(f"{stored.where}: {line}", stacklevel=4)
+    return found
 
 
 def place(
     stored: Stored,
-    cls: type[nnx.Module] | None = None,
+    cls: Callable[..., nnx.Module],
+    config: MobileViTV2Config,
     ignore_mismatched_sizes: bool = False,
     rngs: nnx.Rngs | None = None,
-    **fields: Any,
 ) -> Pretrained:
-    """Puts weights that were read into a model; arguments and errors are those of `load`."""
-    cls = cls or own_class(stored)
-    config = stored.config.replace(**fields)
-    if "seg_head.aux_head.0.block.conv.weight" in stored.arrays:
-        config = config.replace(auxiliary_head=fields.get("auxiliary_head", True))
-    model: Any = cls(config, rngs=Blank())  # type: ignore[call-arg]
+    """Puts weights that were read into a model of a class and a config; see `load`."""
+    model: Any = cls(config, rngs=Blank())
     parameters, statistics = functional.arrays(model)
     ours = {**parameters, **statistics}
     found = _compare(stored, ours, config, bare=cls is MobileViTV2Model)
     new = _new(found, ours, ignore_mismatched_sizes)
     dropped = _dropped(found, stored.source)
     _check(found, new, dropped, stored)
-    _say(stored, found, new, dropped)
+    notes = _notes(stored, found, new, dropped)
     functional.update(model, found.loaded)
     if new:
-        drawn = functional.arrays(cls(config, rngs=rngs or nnx.Rngs(0)))  # type: ignore[call-arg]
+        drawn = functional.arrays(cls(config, rngs=rngs or nnx.Rngs(0)))
         everything = {**drawn[0], **drawn[1]}
         functional.update(model, {path: everything[path] for path in new})
     model.eval()
-    return Pretrained(model, stored, tuple(new), tuple(dropped))
+    return Pretrained(model, stored, tuple(new), tuple(dropped), tuple(notes))
 
 
 def own_class(stored: Stored) -> type[nnx.Module]:
@@ -178,7 +180,7 @@ def _check(found: names.Match, new: list[str], dropped: list[str], stored: Store
     raise WeightsError(f"{stored.where}: the weights do not fit the model\n{rest.listed()}{hint}")
 
 
-def _say(stored: Stored, found: names.Match, new: list[str], dropped: list[str]) -> None:
+def _notes(stored: Stored, found: names.Match, new: list[str], dropped: list[str]) -> list[str]:
     lines = [stored.assumed] if stored.assumed else []
     if new:
         keys = [found.missing.get(path) or found.mismatched[path].partition(":")[0] for path in new]
@@ -191,5 +193,4 @@ def _say(stored: Stored, found: names.Match, new: list[str], dropped: list[str])
     narrow = {str(array.dtype) for array in stored.arrays.values()} & {"float16", "bfloat16"}
     if narrow:
         lines.append(f"stored in {' and '.join(sorted(narrow))}, and widened without loss")
-    for line in lines:
-        warnings.warn(f"{stored.where}: {line}", stacklevel=5)
+    return lines
