@@ -16,6 +16,12 @@ from matplotlib.patches import Patch
 from mobilevitv2_jax.evaluation.classification import Predictions
 from mobilevitv2_jax.models.interpolation import resize_rows
 
+_SIDE = 5.0
+"""Inches of the longer side of a picture that stands in a row."""
+
+_MOST_NAMED, _NAMED_A_ROW = 12, 4
+"""Classes in the legend of an overlay: of 150, most cover a few pixels."""
+
 _RIGHT, _WRONG = "#1b7837", "#b2182b"
 
 
@@ -135,7 +141,7 @@ def save_overlay(
         path: of the file.
         image: the picture.
         classes: of every pixel.
-        shares: of the pixels, by class: those that the legend names.
+        shares: of the pixels, by class, the largest first: the legend names the first of them.
         class_names: by class. A class 0 that is not called background is painted, too.
     """
     first = 0 if class_names[0] == "background" else 1
@@ -145,10 +151,11 @@ def save_overlay(
         Patch(color=colours[(index + first) % 256], label=f"{class_names[index]}  {share:.1%}")
         for index, share in shares.items()
         if index + first
-    ]
-    figure = _row([("", image), ("", painted)])
+    ][:_MOST_NAMED]
+    rows = -(-len(handles) // _NAMED_A_ROW)
+    figure = _row([("", image), ("", painted)], below=0.3 * rows + 0.1)
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9)
+        figure.legend(handles=handles, loc="outside lower center", ncols=_NAMED_A_ROW, fontsize=9)
     save_figure(figure, path)
 
 
@@ -168,16 +175,18 @@ def save_heat(
     panels = [("", image)]
     for title, heat in heats:
         fine = resize_rows(heat[..., None].astype(np.float32), size, 0, size[0])
-        colours = colormaps["inferno"](fine[..., 0])[..., :3] * 255
-        panels.append((title, np.rint(0.4 * image + 0.6 * colours).astype(np.uint8)))
+        colours = colormaps["turbo"](fine[..., 0])[..., :3] * 255
+        hot = 0.75 * fine  # what is cold stays as it is
+        panels.append((title, np.rint((1 - hot) * image + hot * colours).astype(np.uint8)))
     save_figure(_row(panels), path)
 
 
-def _row(panels: Sequence[tuple[str, np.ndarray]], side: float = 4.0) -> Figure:
-    """Returns pictures of one size beside each other; the longer side has `side` inches."""
+def _row(panels: Sequence[tuple[str, np.ndarray]], below: float = 0.0) -> Figure:
+    """Returns pictures of one size beside each other, with room below in inches."""
     height, width = panels[0][1].shape[:2]
-    scale = side / max(height, width)
-    size = (len(panels) * max(width * scale, 1), max(height * scale, 1) + 0.8)
+    scale = _SIDE / max(height, width)
+    above = 0.3 * any(text for text, _ in panels)
+    size = (len(panels) * max(width * scale, 1), max(height * scale, 1) + above + below)
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, picture) in zip(

@@ -99,6 +99,8 @@ class Predictor:
             raise WeightsError("these weights have no head, so they name no classes")
         if config.problem_type == "regression":
             raise WeightsError("this model was trained for regression: it names no classes")
+        if config.num_channels != 3:
+            raise WeightsError(f"this model takes {config.num_channels} channels, and pictures 3")
         self.segments = type(model) is MobileViTV2ForSemanticSegmentation
         self.labels = config.id2label
         self._predict = tasks[type(model)]
@@ -266,5 +268,8 @@ def load_predictor(
         WeightsError: if it cannot be read, or names no classes.
     """
     loaded = pretrained.load(path, **options)
-    processor = MobileViTImageProcessor.from_dict(loaded.stored.preprocessor)
+    try:
+        processor = MobileViTImageProcessor.from_dict(loaded.stored.preprocessor)
+    except ValueError as error:
+        raise WeightsError(f"{path}: its image processor cannot be used: {error}") from None
     return Predictor(loaded.model, processor, top_k=top_k, explain=explain)

@@ -125,6 +125,7 @@ def finished(
         "pictures": ", ".join(str(path) for path in pictures if path.exists()),
         "metrics": f"{directory / 'metrics.jsonl'}, TensorBoard events beside it",
         "evaluate": f"python eval.py --workdir {shlex.quote(str(directory))}",
+        "predict": f"mobilevitv2 predict IMAGE --pretrained {shlex.quote(str(directory))}",
         "train longer": shlex.join(words + [f"{name}={value}" for name, value in options.items()]),
     }
     lines = [f"  {name:13s} {value}" for name, value in rows.items()]
