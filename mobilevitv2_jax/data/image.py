@@ -6,10 +6,11 @@ import io
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from mobilevitv2_jax import images
+from mobilevitv2_jax.models import interpolation as between
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _FAST_FILTERS = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
@@ -94,6 +95,23 @@ def resize_short_side(
     height, width = image.shape[:2]
     short = min(height, width)
     return resize(image, (size * height // short, size * width // short), interpolation)
+
+
+def resize_aligned(
+    image: UInt8[np.ndarray, "in_height in_width 3"], size: tuple[int, int]
+) -> Float32[np.ndarray, "height width 3"]:
+    """Resizes by linear interpolation, the corners kept in place, without antialiasing.
+
+    Equal to `torch.nn.functional.interpolate(mode="bilinear", align_corners=True)`: fractions of
+    grey levels are kept.
+    """
+    result = image.astype(np.float32)
+    for axis, target in enumerate(size):
+        if result.shape[axis] != target:
+            low, high, share = between.positions(result.shape[axis], target, True)
+            weights = share.astype(np.float32).reshape((-1, 1, 1) if axis == 0 else (-1, 1))
+            result = result.take(low, axis) * (1 - weights) + result.take(high, axis) * weights
+    return result
 
 
 def center_crop(

@@ -7,6 +7,7 @@ slicing at it.
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import math
 import multiprocessing
@@ -17,6 +18,7 @@ import cv2
 import grain
 import numpy as np
 from absl import flags
+from jaxtyping import Bool, Int
 
 from mobilevitv2_jax.data.augment import Example
 from mobilevitv2_jax.data.image import CorruptError, decode
@@ -117,9 +119,48 @@ def evaluation_batches(
 
     Padding has "index" -1 and is never corrupt: evaluated + corrupt = total.
     """
+    positions = np.arange(evaluation_steps(len(source), batch_size) * batch_size)
+    return planned_batches(
+        source,
+        transform,
+        order=np.minimum(positions, len(source) - 1),
+        counted=positions < len(source),
+        batch_size=batch_size,
+        process_index=process_index,
+        process_count=process_count,
+        workers=workers,
+        threads=threads,
+    )
+
+
+def planned_batches(
+    source: Source,
+    transform: Callable[[Example], Example],
+    *,
+    order: Int[np.ndarray, " positions"],
+    counted: Bool[np.ndarray, " positions"],
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    workers: int = 0,
+    threads: int = 2,
+) -> Batches:
+    """Returns this process's batches of examples in a given order: see `evaluation_batches`.
+
+    Args:
+        source: the examples.
+        transform: picklable; makes the images of a batch equal in size.
+        order: which example stands at each position; as many as whole batches hold.
+        counted: False where an example stands for padding.
+        batch_size: examples per batch, over all processes.
+        process_index: which of the processes this is.
+        process_count: how many processes share a batch.
+        workers: loader processes; 0 loads in this one.
+        threads: reading threads of each loader; 0 reads when asked.
+    """
     rows = _rows(batch_size, process_index, process_count)
-    padded = evaluation_steps(len(source), batch_size) * batch_size
-    dataset = grain.MapDataset.range(padded).map(_Padded(_Records(source))).map(transform)
+    records = _Planned(_Records(source), order, counted)
+    dataset = grain.MapDataset.range(len(order)).map(records).map(transform)
     dataset = dataset.batch(rows, drop_remainder=True)[process_index::process_count]
     return _iterate(dataset, workers, threads)
 
@@ -135,6 +176,28 @@ def describe(source: Source, index: int) -> str:
     except CorruptError as error:
         return f"{name}: {error}"
     return name
+
+
+def survey(source: Source, threads: int = 2) -> tuple[Int[np.ndarray, "examples 2"], list[str]]:
+    """Reads every example once, to learn the sizes of the maps before anything is planned.
+
+    Returns:
+        Height and width of each map, 0 where image or map are damaged; and what is wrong with
+        those, a line each.
+    """
+
+    def read(index: int) -> tuple[tuple[int, int], str]:
+        try:
+            record = source[index]
+            if isinstance(record["image"], bytes):
+                decode(record["image"])
+        except CorruptError:
+            return (0, 0), describe(source, index)
+        return record["label"].shape, ""
+
+    with concurrent.futures.ThreadPoolExecutor(max(threads, 1)) as pool:
+        sizes, problems = zip(*pool.map(read, range(len(source))), strict=True)
+    return np.array(sizes), list(filter(None, problems))
 
 
 def evaluation_steps(examples: int, batch_size: int) -> int:
@@ -179,17 +242,18 @@ class _Records:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Padded:
-    """Maps every position of a padded pass to a record with its mask."""
+class _Planned:
+    """Maps every position of a planned pass to a record with its mask."""
 
     records: _Records
+    order: np.ndarray
+    counted: np.ndarray
 
     def __call__(self, position: int) -> Example:
-        last = len(self.records) - 1
-        record = self.records[min(position, last)]
-        if position > last:
+        record = self.records[int(self.order[position])]
+        if not self.counted[position]:
             record |= {"index": np.int64(-1), "corrupt": np.bool_(False)}
-        counts = position <= last and not record["corrupt"]
+        counts = self.counted[position] and not record["corrupt"]
         return {**record, "mask": np.float32(counts)}
 
 

@@ -122,7 +122,7 @@ class FileMaps:
             check_map(label, data, len(self.class_names))
         except (CorruptError, OSError) as error:
             raise CorruptError(f"{map_file} (of {image.name}): {error}") from error
-        return {"image": data, "label": label}
+        return {"image": data, "label": label, "name": image.name}
 
     def file_name(self, index: int) -> str:
         """Returns the name of an image's file."""

@@ -56,7 +56,7 @@ class RecordMaps:
             check_map(label, record[IMAGE], len(self.class_names))
         except CorruptError as error:
             raise CorruptError(f"record {index} of {self.fingerprint}: {error}") from error
-        return {"image": record[IMAGE], "label": label}
+        return {"image": record[IMAGE], "label": label, "name": record[FILE_NAME].decode()}
 
 
 def open_prepared(

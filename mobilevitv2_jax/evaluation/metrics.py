@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from mobilevitv2_jax.models.losses import cross_entropy
 
@@ -55,17 +55,31 @@ def segmentation_sums(
         "confusion" [true class, predicted class], "loss" and "count".
     """
     classes = logits.shape[-1]
-    labels = labels.astype(jnp.int32)
-    counted = (labels != ignored) & (labels >= 0) & (labels < classes)
-    counted &= (mask > 0)[:, None, None]
-    safe = jnp.where(counted, labels, 0)
-    confusion = jnp.zeros((classes, classes), jnp.int32)
-    confusion = confusion.at[safe, logits.argmax(-1)].add(counted.astype(jnp.int32))
+    counted = have_class(labels, classes, ignored) & (mask > 0)[:, None, None]
+    safe = jnp.where(counted, labels.astype(jnp.int32), 0)
     return {
-        "confusion": confusion,
+        "confusion": confusion_matrix(safe, logits.argmax(-1), counted, classes),
         "loss": jnp.where(counted, cross_entropy(logits, safe), 0).sum(),
         "count": counted.sum(),
     }
+
+
+def have_class(labels: Int[Array, "..."], classes: int, ignored: int) -> Bool[Array, "..."]:
+    """Returns where a label is a class, and not the ignored one."""
+    labels = labels.astype(jnp.int32)
+    return (labels != ignored) & (labels >= 0) & (labels < classes)
+
+
+def confusion_matrix(
+    labels: Int[Array, "..."],
+    predicted: Int[Array, "..."],
+    counted: Bool[Array, "..."],
+    classes: int,
+) -> Int[Array, "classes classes"]:
+    """Returns how often each class [rows] was taken for each [columns], where it counts."""
+    safe = jnp.where(counted, labels.astype(jnp.int32), 0)
+    matrix = jnp.zeros((classes, classes), jnp.int32)
+    return matrix.at[safe, predicted.astype(jnp.int32)].add(counted.astype(jnp.int32))
 
 
 def means(sums: Sums) -> dict[str, float]:

@@ -12,6 +12,7 @@ from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.training import logging, processes, report, run_directory
 from mobilevitv2_jax.training.experiment import prepare
 from mobilevitv2_jax.training.faults import Watchdog
+from mobilevitv2_jax.training.protocol import Options, evaluate_by_protocol
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
 
 
@@ -21,14 +22,18 @@ def evaluate_run(
     *,
     step: int | None = None,
     best: bool = False,
+    options: Options | None = None,
 ) -> int:
     """Evaluates a checkpoint on the held-out set, prints the results and adds them to eval.json.
+
+    A segmentation is judged by the published protocol.
 
     Args:
         config: the config of the run.
         directory: the run directory.
         step: which checkpoint; the latest by default.
         best: take the best one instead.
+        options: of the protocol of a segmentation.
 
     Returns:
         The exit status, 0.
@@ -51,10 +56,18 @@ def evaluate_run(
         state, _ = checkpoints.restore(step, experiment.abstract_state)
     logging.say(str(experiment.workers))
     with Watchdog(config.faults.step_timeout) as watchdog:
-        metrics = experiment.evaluate(state, watchdog.watch)
+        if experiment.task.label_is_map:
+            weights = experiment.weights(state)
+            metrics = evaluate_by_protocol(
+                experiment, weights, options or Options(), watchdog.watch
+            )
+        else:
+            metrics = experiment.evaluate(state, watchdog.watch)
     if jax.process_index() == 0:
         run_directory.write_results(directory, step, metrics)
         logging.say(report.results_table(step, metrics))
+        if experiment.task.label_is_map:
+            logging.say(report.class_table(metrics))
     return 0
 
 

@@ -118,6 +118,14 @@ class Experiment:
             threads=self.config.data.threads,
         )
 
+    @staticmethod
+    def weights(state: TrainState, suffix: str = "") -> Weights:
+        """Returns the weights of a state and their average, by the prefix of their metrics."""
+        return {
+            "eval" + suffix: (state.parameters, state.statistics),
+            "eval_ema" + suffix: (state.ema_parameters, state.ema_statistics),
+        }
+
     def evaluate(
         self, state: TrainState, over: Callable[[Iterable], Iterable] = iter
     ) -> dict[str, float]:
@@ -126,10 +134,7 @@ class Experiment:
         A segmentation's are "eval_squashed/…" and "eval_ema_squashed/…". The batches are taken
         through `over`, which may watch them go by.
         """
-        weights: Weights = {
-            "eval" + self.task.suffix: (state.parameters, state.statistics),
-            "eval_ema" + self.task.suffix: (state.ema_parameters, state.ema_statistics),
-        }
+        weights = self.weights(state, self.task.suffix)
         with self.eval_batches() as batches:
             metrics, corrupt = evaluate(self.evaluation_step, weights, over(batches), self.put)
         return {**metrics, "eval/corrupt": float(corrupt)} if corrupt else metrics

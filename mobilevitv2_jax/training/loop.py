@@ -272,7 +272,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
         counts = experiment.confusion(state, watchdog.watch)
         if is_first:
             value = metrics[f"eval_ema{task.suffix}/{task.main_metric}"]
-            title = f"{source.name}, held out: {report.NAMES[task.main_metric]} {value:.2%} (EMA)"
+            name = report.NAMES[task.main_metric] + report.SUFFIXES[task.suffix]
+            title = f"{source.name}, held out: {name} {value:.2%} (EMA)"
             path = directory / "predictions.png"
             task.save_picture(path, predictions, source.class_names, title)
             if counts is not None:

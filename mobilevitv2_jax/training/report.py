@@ -29,6 +29,9 @@ NAMES = {
 }
 """How metrics are called in tables and lines, in the order in which they are shown."""
 
+SUFFIXES = {"": "", "_multiscale": " (several views)", "_squashed": " (squashed)"}
+"""What sets a metric apart from the published protocol, and how that is said."""
+
 
 def identity() -> str:
     """Returns the first line of every process: which of how many it is, and all the devices."""
@@ -64,33 +67,48 @@ def evaluation_line(step: int, metrics: Mapping[str, float]) -> str:
     """Returns the line that tells an evaluation."""
     parts = []
     for name, (raw, average) in _pairs(metrics).items():
-        form = ".4f" if name == "loss" else ".2%"
-        parts.append(f"{NAMES[name]} {raw:{form}}, EMA {average:{form}}")
+        form = ".4f" if name.startswith("loss") else ".2%"
+        parts.append(f"{name} {raw:{form}}, EMA {average:{form}}")
     if "eval/corrupt" in metrics:
         parts.append(f"{metrics['eval/corrupt']:.0f} could not be decoded")
     return f"eval at step {step}: " + "; ".join(parts)
 
 
 def _pairs(metrics: Mapping[str, float]) -> dict[str, tuple[float, float]]:
-    """Returns the metrics in order: the value of the weights and that of their average."""
-    found = {}
-    for name in NAMES:
-        for suffix in ("", "_squashed"):
-            if f"eval{suffix}/{name}" in metrics:
-                found[name] = (metrics[f"eval{suffix}/{name}"], metrics[f"eval_ema{suffix}/{name}"])
-    return found
+    """Returns what metrics are called, in order, with the values of weights and average."""
+    return {
+        shown + remark: (metrics[f"eval{suffix}/{name}"], metrics[f"eval_ema{suffix}/{name}"])
+        for suffix, remark in SUFFIXES.items()
+        for name, shown in NAMES.items()
+        if f"eval{suffix}/{name}" in metrics
+    }
 
 
 def results_table(step: int, metrics: Mapping[str, float]) -> str:
     """Returns the metrics of a step as a table: raw weights and their average."""
     pairs = _pairs(metrics)
-    table = Table(f"held out, step {step}", *(NAMES[name] for name in pairs))
+    table = Table(f"held out, step {step}", *pairs)
     for row, label in enumerate(("weights", "EMA of weights")):
         values = [
-            f"{pair[row]:.6f}" if name == "loss" else f"{pair[row]:.4%}"
+            f"{pair[row]:.6f}" if name.startswith("loss") else f"{pair[row]:.4%}"
             for name, pair in pairs.items()
         ]
         table.add_row(label, *values)
+    return _text(table)
+
+
+def class_table(metrics: Mapping[str, float]) -> str:
+    """Returns the IoU of every class as a table: raw weights and their average."""
+    ious = {name: value for name, value in metrics.items() if "/iou/" in name}
+    prefixes = list(dict.fromkeys(name.partition("/")[0] for name in ious))
+    table = Table("IoU", *prefixes)
+    for name in dict.fromkeys(name.partition("/iou/")[2] for name in ious):
+        values = (ious.get(f"{prefix}/iou/{name}") for prefix in prefixes)
+        table.add_row(name, *("" if iou is None else f"{iou:.2%}" for iou in values))
+    return _text(table)
+
+
+def _text(table: Table) -> str:
     buffer = io.StringIO()
     Console(file=buffer, width=80).print(table)
     return buffer.getvalue().rstrip()

@@ -99,9 +99,10 @@ def check_data(trained_on: str, found: str, config: ml_collections.ConfigDict) -
 
 
 def write_results(directory: epath.PathLike, step: int, metrics: Mapping[str, float]) -> None:
-    """Adds the metrics of an evaluated step to `eval.json`."""
+    """Adds the metrics of an evaluated step to `eval.json`; those of the same name are replaced."""
     path = epath.Path(directory) / "eval.json"
-    results = {**_read_all_results(path), str(step): dict(metrics)}
+    results = _read_all_results(path)
+    results[str(step)] = {**results.get(str(step), {}), **metrics}
     write_whole(path, json.dumps(results, indent=2) + "\n")
 
 
