@@ -30,11 +30,14 @@ from mobilevitv2_jax.evaluation.metrics import (
     segmentation_metrics,
 )
 from mobilevitv2_jax.models.functional import Arrays, merge
+from mobilevitv2_jax.models.pixels import Pixels
 
 ProtocolStep = Callable[[Arrays, Arrays, dict[str, Array]], tuple[Array, Array]]
 
 
-def make_protocol_step(graph: nnx.GraphDef, ignored: int, flip: bool = False) -> ProtocolStep:
+def make_protocol_step(
+    graph: nnx.GraphDef, pixels: Pixels, ignored: int, flip: bool = False
+) -> ProtocolStep:
     """Returns the evaluation step, to be jitted.
 
     The step takes (parameters, statistics, batch) with the entries of `data/protocol.py`, and
@@ -43,6 +46,7 @@ def make_protocol_step(graph: nnx.GraphDef, ignored: int, flip: bool = False) ->
 
     Args:
         graph: the static part of the model, in evaluation mode.
+        pixels: what becomes of the views before the model sees them.
         ignored: the label of pixels without a class.
         flip: also show every view mirrored.
     """
@@ -51,7 +55,7 @@ def make_protocol_step(graph: nnx.GraphDef, ignored: int, flip: bool = False) ->
         parameters: Arrays, statistics: Arrays, batch: dict[str, Array]
     ) -> tuple[Array, Array]:
         model = merge(graph, parameters, statistics)
-        views = [batch[name] / 255 for name in sorted(batch) if name.startswith("image_")]
+        views = [pixels(batch[name]) for name in sorted(batch) if name.startswith("image_")]
         logits = [model(view).logits.astype(jnp.float32) for view in views]
         if flip:
             mirrored = [model(view[:, :, ::-1]).logits.astype(jnp.float32) for view in views]

@@ -6,7 +6,7 @@ import dataclasses
 
 import jax.numpy as jnp
 import ml_collections
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Num
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Pixels:
         group = config.data
         return cls(group.channel_order, tuple(group.mean), tuple(group.std))
 
-    def __call__(self, images: UInt8[Array, "... 3"]) -> Float[Array, "... 3"]:
-        """Returns float32 pixels of RGB images; a difference or quotient of nothing is left out."""
+    def __call__(self, images: Num[Array, "... 3"]) -> Float[Array, "... 3"]:
+        """Returns float32 pixels of RGB images in [0, 255]; what changes nothing is left out."""
         pixels = images.astype(jnp.float32) / 255
         if any(self.mean):
             pixels = pixels - jnp.asarray(self.mean, jnp.float32)

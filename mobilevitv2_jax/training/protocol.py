@@ -22,6 +22,7 @@ from mobilevitv2_jax.evaluation.segmentation import (
     named_metrics,
 )
 from mobilevitv2_jax.evaluation.whole_pictures import Shown, save_whole_segmentations
+from mobilevitv2_jax.models.pixels import Pixels
 from mobilevitv2_jax.training import logging
 from mobilevitv2_jax.training.experiment import Experiment
 from mobilevitv2_jax.training.mesh import batch_sharding, replicated
@@ -89,7 +90,10 @@ def evaluate_by_protocol(
     )
     _tell_problems(problems)
     step = make_protocol_step(
-        experiment.graphs.evaluation, experiment.model.semantic_loss_ignore_index, options.flip
+        experiment.graphs.evaluation,
+        Pixels.from_config(config),
+        experiment.model.semantic_loss_ignore_index,
+        options.flip,
     )
     with planned_batches(
         source,

@@ -29,6 +29,7 @@ from mobilevitv2_jax.models.functional import split
 from mobilevitv2_jax.models.interpolation import matrix
 from mobilevitv2_jax.models.layers import Convolution
 from mobilevitv2_jax.models.outputs import SemanticSegmenterOutput
+from mobilevitv2_jax.models.pixels import Pixels
 
 CLASSES, STRIDE = 4, 4
 NAMES = ("ground", "a", "b", "c")
@@ -79,7 +80,7 @@ def run(batch_size, scales=(1.0,), flip=False, extremes=0):
         source, plan, order=plan.order, counted=plan.counted, batch_size=batch_size, threads=0
     ) as batches:
         judgements, compilations = evaluate_protocol(
-            make_protocol_step(graphs.evaluation, 255, flip),
+            make_protocol_step(graphs.evaluation, Pixels(), 255, flip),
             weights,
             batches,
             jax.device_put,
