@@ -52,13 +52,14 @@ def run(argv: Sequence[str]) -> int:
     from mobilevitv2_jax.training.evaluate import evaluate_run
     from mobilevitv2_jax.training.protocol import MOST_SHAPES, Options
 
-    options = Options(
+    protocol = Options(
         scales=scales,
         flip=bool(values.flip),
         most_shapes=values.max_shapes or MOST_SHAPES,
         pictures=workdir / "pictures" if values.save_pictures else None,
     )
-    return evaluate_run(config, workdir, step=values.step, best=bool(values.best), options=options)
+    step, best = values.step, bool(values.best)
+    return evaluate_run(config, workdir, step=step, best=best, protocol=protocol)
 
 
 def _scales(text: str) -> tuple[float, ...]:

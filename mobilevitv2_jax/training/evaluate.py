@@ -12,7 +12,7 @@ from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.training import logging, processes, report, run_directory
 from mobilevitv2_jax.training.experiment import prepare
 from mobilevitv2_jax.training.faults import Watchdog
-from mobilevitv2_jax.training.protocol import Options, evaluate_by_protocol
+from mobilevitv2_jax.training.protocol import PUBLISHED, Options, evaluate_by_protocol
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
 
 
@@ -22,7 +22,7 @@ def evaluate_run(
     *,
     step: int | None = None,
     best: bool = False,
-    options: Options | None = None,
+    protocol: Options = PUBLISHED,
 ) -> int:
     """Evaluates a checkpoint on the held-out set, prints the results and adds them to eval.json.
 
@@ -33,7 +33,7 @@ def evaluate_run(
         directory: the run directory.
         step: which checkpoint; the latest by default.
         best: take the best one instead.
-        options: of the protocol of a segmentation.
+        protocol: how a segmentation is judged.
 
     Returns:
         The exit status, 0.
@@ -58,9 +58,7 @@ def evaluate_run(
     with Watchdog(config.faults.step_timeout) as watchdog:
         if experiment.task.label_is_map:
             weights = experiment.weights(state)
-            metrics = evaluate_by_protocol(
-                experiment, weights, options or Options(), watchdog.watch
-            )
+            metrics = evaluate_by_protocol(experiment, weights, protocol, watchdog.watch)
         else:
             metrics = experiment.evaluate(state, watchdog.watch)
     if jax.process_index() == 0:

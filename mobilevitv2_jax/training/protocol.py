@@ -56,6 +56,10 @@ class Options:
         return "_multiscale" if self.flip or self.scales != (1.0,) else ""
 
 
+PUBLISHED = Options()
+"""As the published figures were found."""
+
+
 def evaluate_by_protocol(
     experiment: Experiment,
     weights: Weights,

@@ -12,6 +12,7 @@ from absl import flags
 
 from mobilevitv2_jax import config as configs
 from mobilevitv2_jax.cli.main import main
+from mobilevitv2_jax.training.protocol import PUBLISHED
 
 
 def run(capsys, *argv):
@@ -194,7 +195,39 @@ def test_eval_hands_over_the_config_of_the_run(capsys, calls, tmp_path, options,
     ((args, kwargs),) = calls
     assert status == 7
     assert args[0] == config and str(args[1]) == str(tmp_path)
-    assert kwargs == {"step": step, "best": best}
+    assert kwargs == {"step": step, "best": best, "protocol": PUBLISHED}
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--scales=1,none", "--scales must be positive numbers with commas, such as 0.75,1,1.25"),
+        ("--scales=0", "got '0'"),
+    ],
+)
+def test_eval_refuses_scales_that_are_none(capsys, calls, tmp_path, option, message):
+    config = configs.load("configs/digits_segmentation.py")
+    (tmp_path / "config.json").write_text(configs.to_json(config))
+    status, _, error = run(capsys, "eval", "--workdir", str(tmp_path), option)
+    assert status == 2 and message in error and not calls
+
+
+def test_eval_hands_over_how_a_segmentation_is_to_be_judged(capsys, calls, tmp_path):
+    config = configs.load("configs/digits_segmentation.py")
+    (tmp_path / "config.json").write_text(configs.to_json(config))
+    options = ("--scales=0.5,1", "--flip", "--save-pictures", "--max-shapes=9")
+    run(capsys, "eval", "--workdir", str(tmp_path), *options)
+    protocol = calls[0][1]["protocol"]
+    assert (protocol.scales, protocol.flip, protocol.most_shapes) == ((0.5, 1.0), True, 9)
+    assert str(protocol.pictures) == str(tmp_path / "pictures")
+
+
+@pytest.mark.parametrize("option", ["--flip", "--scales=1", "--save-pictures", "--max-shapes=3"])
+def test_eval_of_a_classifier_has_no_options_of_segmentation(capsys, calls, tmp_path, option):
+    config = configs.load("configs/digits.py")
+    (tmp_path / "config.json").write_text(configs.to_json(config))
+    status, _, error = run(capsys, "eval", "--workdir", str(tmp_path), option)
+    assert status == 2 and "is for segmentation, and this run is a classification" in error
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, 130), (RuntimeError, None)])
