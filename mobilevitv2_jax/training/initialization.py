@@ -132,7 +132,7 @@ def processor(config: ml_collections.ConfigDict) -> MobileViTImageProcessor:
     # A segmentation is judged on whole images, and so predicts for them.
     whole = config.task == "segmentation"
     rules = images.rules(
-        config.eval.crop if whole else config.eval.resize,
+        config.eval.resize,
         None if whole else config.eval.crop,
         config.eval.interpolation,
         flip=config.data.channel_order == "bgr",

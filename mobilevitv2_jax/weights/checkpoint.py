@@ -356,6 +356,12 @@ class Checkpoints:
         return target
 
 
+def write_tree(directory: epath.PathLike, tree: Mapping[str, Any]) -> None:
+    """Writes nested dicts of arrays, as orbax's `StandardCheckpointer` restores them."""
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(epath.Path(directory).resolve(), dict(tree))
+
+
 def _fields(state: Any) -> dict[str, Any]:
     return {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
 

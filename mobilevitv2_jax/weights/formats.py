@@ -18,7 +18,7 @@ from mobilevitv2_jax import class_names
 from mobilevitv2_jax.config import FORMAT, from_json
 from mobilevitv2_jax.errors import WeightsError
 from mobilevitv2_jax.models.config import MobileViTV2Config
-from mobilevitv2_jax.weights import images, names, shapes, tensors
+from mobilevitv2_jax.weights import hub, images, names, shapes, tensors
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -57,14 +57,16 @@ def read(path: epath.PathLike, checkpoint: str | int = "latest", average: bool =
     """Reads weights of any known format.
 
     Args:
-        path: a file or a directory; see `pretrained.from_pretrained`.
+        path: a file, a directory, or an identifier on the hub; see `pretrained.load`.
         checkpoint: of a run directory: "latest", "best", or a step.
         average: of a run directory: the moving average of the weights, not the weights.
 
     Raises:
         WeightsError: if it cannot be read, or holds another model.
     """
-    path = epath.Path(path)
+    given, path = str(path), epath.Path(path)
+    if not path.exists() and hub.is_identifier(given):
+        path = hub.download(given)
     if not path.exists():
         raise WeightsError(f"{path} does not exist")
     try:

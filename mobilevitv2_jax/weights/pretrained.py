@@ -67,7 +67,8 @@ def load(
 
     Args:
         path: a directory of Hugging Face's, of timm's or of `save_pretrained`; a file of
-            weights of theirs or of ml-cvnets; a run directory.
+            weights of theirs or of ml-cvnets; a run directory; an identifier on the Hugging Face
+            hub, such as apple/mobilevitv2-1.0-imagenet1k-256.
         cls: the class of the model; that of the weights' own head by default. Of another task,
             the backbone is loaded and the head drawn anew, with a warning.
         checkpoint: of a run directory: "latest", "best", or a step.

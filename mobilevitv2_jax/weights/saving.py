@@ -292,6 +292,12 @@ FORMATS = tuple(_FORMATS)
 """What `save_pretrained` writes."""
 
 
+def rules_of(format: str) -> dict[str, str]:
+    """Returns the rules under which a format's own project runs a model."""
+    target = _FORMATS[format]
+    return {"dilation_rule": target.dilation_rule, "odd_size_rule": target.odd_size_rule}
+
+
 def _json(values: Mapping[str, Any]) -> str:
     return json.dumps(values, indent=2, sort_keys=True) + "\n"
 

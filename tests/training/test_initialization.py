@@ -115,7 +115,7 @@ def test_a_segmentation_begins_with_a_classifier(source):
     }
     config = resolve(tiny_config({**changes, **FREE}))
     assert config.data.channel_order == "bgr" and config.model.dilation_rule == "huggingface"
-    assert processor(config).size == {"shortest_edge": 64}
+    assert processor(config).size == {"shortest_edge": 72}
     lines = []
     state = prepare(config).initial_state(lines.append)
     assert "segmentation_head.classifier.kernel" in state.parameters
