@@ -382,6 +382,24 @@ def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
     config[last] = value
 
 
+def override(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> None:
+    """Sets values by dotted key, as the command line does: they stand against pretrained weights.
+
+    Raises:
+        ConfigError: for an unknown key, with the nearest one, or a value of the wrong type.
+    """
+    known = flatten(config)
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"the config has no key {key!r}{nearest_key(key, known)}")
+        try:
+            config.update_from_flattened_dict({key: value})
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{key} cannot be {value!r}: {error}") from None
+    if config.init.pretrained:
+        config.init.keep = ",".join(filter(None, [config.init.keep, *sorted(values)]))
+
+
 def allowed_changes(config: ml_collections.ConfigDict) -> list[str]:
     """Returns the keys and groups that `checkpoint.allow_changes` names."""
     names = (config.checkpoint.allow_changes or "").split(",")

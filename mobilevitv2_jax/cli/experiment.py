@@ -10,7 +10,7 @@ import ml_collections
 from absl import flags as absl_flags
 
 from mobilevitv2_jax.cli import flags
-from mobilevitv2_jax.config import default_config, load
+from mobilevitv2_jax.config import default_config, load, override
 
 DEFAULT_CONFIG = "configs/digits.py"
 
@@ -67,8 +67,5 @@ def read_experiment(values: absl_flags.FlagValues) -> Experiment:
         name.removeprefix(prefix): value for name, value in given.items() if name.startswith(prefix)
     }
     config = load(path, arg)
-    config.update_from_flattened_dict(overrides)
-    if config.init.pretrained:
-        # What the command line sets stands against the rules of the weights.
-        config.init.keep = ",".join(filter(None, [config.init.keep, *sorted(overrides)]))
+    override(config, overrides)
     return Experiment(path, arg, config, overrides)

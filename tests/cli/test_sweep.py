@@ -1,6 +1,7 @@
 """`mobilevitv2 sweep`, from the command line to the results."""
 
 import csv
+import os
 import pathlib
 import sys
 
@@ -12,6 +13,7 @@ from tiny import VALUES, tiny_flags, use_small_model
 
 from mobilevitv2_jax import config as configs
 from mobilevitv2_jax.cli.main import main
+from mobilevitv2_jax.errors import UserError
 from mobilevitv2_jax.training.sweep import conduct, examination, local
 
 NAMES = [f"seed={seed},width={width}" for seed in (0, 1) for width in (0.25, 0.5, 1.0)]
@@ -39,6 +41,15 @@ def sweep(capsys, tmp_path, monkeypatch):
         return function(*arguments)
 
     monkeypatch.setattr(conduct, "in_own_process", ask)
+    train = local.train_points
+
+    def train_points(jobs, *rest):
+        for job in jobs:  # what a training writes first
+            job.run.directory.mkdir(parents=True, exist_ok=True)
+            (job.run.directory / "config.json").write_text(configs.to_json(job.run.config))
+        return train(jobs, *rest)
+
+    monkeypatch.setattr(local, "train_points", train_points)
 
     def run(*options):
         words = ["sweep", "configs/digits.py", f"--workdir={tmp_path / 'sweep'}", *FLAGS, *options]
@@ -78,6 +89,16 @@ def test_data_that_is_missing_is_told_before_the_first_starts(sweep, tmp_path):
     assert status == 2
     assert f"point {NAMES[0]} of the sweep: config.data: split of digits must be one of" in err
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_run_directory_of_another_config_is_told_before_the_first_starts(sweep, tmp_path):
+    place = tmp_path / "sweep" / "runs" / NAMES[4]
+    place.mkdir(parents=True)
+    (place / "config.json").write_text(configs.to_json(configs.load("configs/digits.py")))
+    status, _, err = sweep()
+    assert status == 2 and f"point {NAMES[4]} of the sweep: workdir" in err
+    assert "seed: 0 -> 1" in err
+    assert not (tmp_path / "sweep" / "trained").exists()
 
 
 def test_points_are_trained_compared_and_only_what_is_left_is_trained_again(sweep, tmp_path):
@@ -142,8 +163,20 @@ def test_what_a_model_costs_is_measured_at_the_size_of_the_evaluation(monkeypatc
     assert small["latency"] > 0 and small["device"] == jax.local_devices()[0].device_kind
 
 
+@pytest.mark.parametrize(("function", "words"), [(divmod, None), (os.abort, "has died")])
+def test_what_is_asked_in_its_own_process_is_answered_or_its_death_is_told(function, words):
+    if words:
+        with pytest.raises(UserError, match=words):
+            examination.in_own_process(function)
+    else:
+        assert examination.in_own_process(function, 7, 2) == (3, 1)
+
+
 @pytest.mark.slow
 def test_digits_are_swept_over_three_widths_and_two_seeds(capsys, tmp_path, monkeypatch):
+    # The trainings are real ones, of the small model, each in its own process.
+    use_small_model(monkeypatch)
+    monkeypatch.setattr(conduct, "in_own_process", lambda function, *rest: function(*rest))
     repository = pathlib.Path(__file__).parents[2]
     program = (sys.executable, "-u", str(repository / "tests" / "small_cli.py"), "train")
     monkeypatch.setattr(local, "TRAIN", program)
@@ -159,6 +192,7 @@ def test_digits_are_swept_over_three_widths_and_two_seeds(capsys, tmp_path, monk
         assert (config.model.width_multiplier, config.seed) == (float(width), int(seed))
     with (tmp_path / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
-    parameters = [int(row["parameters"]) for row in rows]
-    assert parameters == sorted(parameters) and len(set(parameters)) == 3  # in groups of a width
-    assert len({row["eval/loss"] for row in rows}) >= 2  # seeds differ
+    assert [row["group"] for row in rows] == [
+        f"width={x}" for x in (0.25, 0.25, 0.5, 0.5, 1.0, 1.0)
+    ]
+    assert len({row["eval/loss"] for row in rows}) == 2  # the small model has seeds, and no width

@@ -45,8 +45,8 @@ class Sweep:
     @functools.cached_property
     def _examined(self) -> tuple[devices.Host, dict[str, int]]:
         """This machine, and the steps of each point: known only if every point can run."""
-        texts = {run.name: to_json(run.config) for run in self.runs}
-        return in_own_process(examine, texts, self.parallel if self.executor == "local" else None)
+        points = {run.name: (to_json(run.config), str(run.directory)) for run in self.runs}
+        return in_own_process(examine, points, self.parallel if self.executor == "local" else None)
 
     @property
     def _steps(self) -> dict[str, int]:

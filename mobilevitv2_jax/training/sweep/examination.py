@@ -19,11 +19,13 @@ from typing import Any, TypeVar
 import jax
 import ml_collections
 import numpy as np
+from etils import epath
 
 from mobilevitv2_jax.config import flatten, from_json
 from mobilevitv2_jax.errors import ConfigError, UserError
 from mobilevitv2_jax.models import summary
 from mobilevitv2_jax.models.functional import merge
+from mobilevitv2_jax.training import initialization, run_directory
 from mobilevitv2_jax.training.experiment import Experiment, open_source, prepare
 from mobilevitv2_jax.training.mesh import make_mesh, mesh_of
 from mobilevitv2_jax.training.schedule import Schedule
@@ -55,11 +57,13 @@ def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
             ) from None
 
 
-def examine(configs: Mapping[str, str], parallel: int | None) -> tuple[Host, dict[str, int]]:
+def examine(
+    points: Mapping[str, tuple[str, str]], parallel: int | None
+) -> tuple[Host, dict[str, int]]:
     """Lays out the experiment of every point, as its own process will.
 
     Args:
-        configs: the text of `config.json` by the name of the point.
+        points: the text of `config.json`, and the run directory, by the name of the point.
         parallel: how many points run here at a time; None if they run elsewhere, on devices that
             are not known here.
 
@@ -67,7 +71,8 @@ def examine(configs: Mapping[str, str], parallel: int | None) -> tuple[Host, dic
         This machine, and the number of steps of each point.
 
     Raises:
-        ConfigError: for the first point that cannot run, or if there are too few devices.
+        ConfigError: for the first point that cannot run, or whose run directory belongs to another
+            config; or if there are too few devices.
     """
     if parallel is None:
         jax.config.update("jax_platforms", "cpu")
@@ -76,23 +81,31 @@ def examine(configs: Mapping[str, str], parallel: int | None) -> tuple[Host, dic
     each = devices_per_point(host, parallel or 1)
     laid_out: set[str] = set()
     steps = {}
-    for name, text in configs.items():
+    for name, (text, directory) in points.items():
         config = from_json(text, f"point {name}")
+        distinct = _distinct(config)
         try:
             steps[name] = Schedule.from_config(config, _examples(config)).steps
-            rest = {
-                key: value
-                for key, value in flatten(config).items()
-                if key.split(".")[0] not in _NOT_LAID_OUT
-            }
-            distinct = json.dumps(rest, sort_keys=True)
+            if (epath.Path(directory) / "config.json").exists():
+                # Resolved with its rules by the run that is there, and not by reading weights.
+                resolved = initialization.resolve(config, directory)
+                run_directory.check_same(
+                    run_directory.read_config(directory), resolved, epath.Path(directory)
+                )
             if distinct not in laid_out:
                 elsewhere = parallel is None
-                prepare(config, mesh_of(found[:1]) if elsewhere else _mesh(config, each))
+                mesh = mesh_of(found[:1]) if elsewhere else _mesh(config, each)
+                prepare(initialization.resolve(config), mesh)
             laid_out.add(distinct)
         except UserError as error:
             raise ConfigError(f"point {name} of the sweep: {error}") from None
     return host, steps
+
+
+def _distinct(config: ml_collections.ConfigDict) -> str:
+    values = flatten(config)
+    kept = {key: x for key, x in values.items() if key.split(".")[0] not in _NOT_LAID_OUT}
+    return json.dumps(kept, sort_keys=True)
 
 
 def _examples(config: ml_collections.ConfigDict) -> int:

@@ -20,9 +20,8 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from mobilevitv2_jax.config import call, default_config, find_file, flatten, load, nearest_key
+from mobilevitv2_jax.config import call, find_file, load, override
 from mobilevitv2_jax.errors import ConfigError
-from mobilevitv2_jax.training.run_directory import check_same, read_config
 from mobilevitv2_jax.validation import validate
 
 ARGUMENT = "arg."
@@ -123,7 +122,7 @@ def plan(path: str, arg: str, overrides: Mapping[str, Any], directory: epath.Pat
 
     Raises:
         ConfigError: if the file has no usable `sweep()`, or for the first point whose values
-            cannot be used or whose run directory belongs to another config.
+            cannot be used.
     """
     runs = []
     for point in load_points(path):
@@ -183,25 +182,12 @@ def _resolve(
     changes = {**overrides, **keys}
 
     config = load(path, full_arg)
-    _update(config, changes)
+    override(config, changes)
     validate(config)
     place = directory / "runs" / point.name
-    if (place / "config.json").exists():
-        check_same(read_config(place), config, place)
     words = ["--config", f"{path}:{full_arg}" if full_arg else path, "--workdir", str(place)]
     words += [f"--config.{key}={_text(value)}" for key, value in changes.items()]
     return Run(point, config, place, tuple(words))
-
-
-def _update(config: ml_collections.ConfigDict, changes: Mapping[str, Any]) -> None:
-    known = flatten(default_config())
-    for key, value in changes.items():
-        if key not in known:
-            raise ConfigError(f"the config has no key {key!r}{nearest_key(key, known)}")
-        try:
-            config.update_from_flattened_dict({key: value})
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{key} cannot be {value!r}: {error}") from None
 
 
 def _text(value: Any) -> str:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from mobilevitv2_jax.config import flatten, to_json
 from mobilevitv2_jax.files import write_whole
-from mobilevitv2_jax.training.run_directory import read_results
+from mobilevitv2_jax.training.run_directory import read_config, read_results
 from mobilevitv2_jax.training.sweep.points import Run
 
 COSTS = {
@@ -82,8 +82,9 @@ def is_finished(run: Run, steps: int) -> bool:
 
 
 def model_key(run: Run) -> str:
-    """Returns what is the same for points whose models cost the same."""
-    values = flatten(run.config)
+    """Returns what is the same for finished points whose models cost the same."""
+    # Not the point's own config: the weights that a run begins with may have changed it.
+    values = flatten(read_config(run.directory))
     keys = [key for key in values if key.startswith("model.")]
     keys += ["task", "eval.crop", "data.source", "data.directory"]  # the classes come with the data
     text = json.dumps({key: values[key] for key in keys}, sort_keys=True)
@@ -91,8 +92,8 @@ def model_key(run: Run) -> str:
 
 
 def models(runs: Sequence[Run]) -> dict[str, str]:
-    """Returns the config of one run for every distinct model, as text, by its key."""
-    return {model_key(run): to_json(run.config) for run in runs}
+    """Returns the config of one finished run for every distinct model, as text, by its key."""
+    return {model_key(run): to_json(read_config(run.directory)) for run in runs}
 
 
 def collect(

@@ -2,7 +2,6 @@
 
 import pytest
 
-from mobilevitv2_jax import config as configs
 from mobilevitv2_jax.cli import flags
 from mobilevitv2_jax.cli.experiment import define_config, read_experiment
 from mobilevitv2_jax.errors import ConfigError
@@ -72,7 +71,8 @@ def test_the_options_of_a_run_give_its_config_again(write, tmp_path):
         'yield Point("a", {"arg.width": 0.75, "augment.scale": (0.2, 1.0), "seed": 3,'
         ' "log.tensorboard": False, "model.num_labels": None, "log.wandb": "a b"})'
     )
-    (run,) = plan(path, "width=2.0", {"schedule.total": "3 epochs"}, tmp_path)
+    overrides = {"schedule.total": "3 epochs", "init.pretrained": "some/weights"}
+    (run,) = plan(path, "width=2.0", overrides, tmp_path)
     assert run.config.model.width_multiplier == 0.75
     assert run.config.seed == 3 and run.config.schedule.total == "3 epochs"
     assert str(run.directory) == str(tmp_path / "runs" / "a")
@@ -120,12 +120,3 @@ def test_a_sweep_that_cannot_be_is_refused(write, tmp_path, body):
 def test_a_config_without_a_sweep_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"digits_segmentation.py must define sweep\(\)"):
         plan("configs/digits_segmentation.py", "", {}, tmp_path)
-
-
-def test_a_run_directory_of_another_config_is_refused_before_anything_starts(write, tmp_path):
-    path = write('return axis("seed", (0, 1))')
-    (tmp_path / "runs" / "seed=1").mkdir(parents=True)
-    other = configs.load(path)
-    (tmp_path / "runs" / "seed=1" / "config.json").write_text(configs.to_json(other))
-    with pytest.raises(ConfigError, match="point seed=1 of the sweep: .*seed: 0 -> 1"):
-        plan(path, "", {}, tmp_path)

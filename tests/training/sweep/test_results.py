@@ -9,7 +9,9 @@ import pathlib
 import pytest
 from PIL import Image
 from sweep_points import STEPS, make_run
+from tiny import tiny_config
 
+from mobilevitv2_jax.config import to_json
 from mobilevitv2_jax.training.run_directory import write_results
 from mobilevitv2_jax.training.sweep import plots, results
 
@@ -19,6 +21,7 @@ METRIC = "eval_ema/top1"
 def finish(run, ema, raw):
     """Writes what a run leaves that has ended with these accuracies."""
     run.directory.mkdir(parents=True)
+    (run.directory / "config.json").write_text(to_json(run.config))
     write_results(run.directory, STEPS, {"eval/top1": raw, METRIC: ema, "eval/loss": 1.0})
     lines = [
         {"step": 3, "train/loss": 2.0},
@@ -74,13 +77,11 @@ def test_the_csv_has_a_row_for_each_finished_point_with_all_that_is_known(groups
 
 
 def test_models_that_cost_the_same_are_measured_once(tmp_path):
+    changes = ({}, {"seed": 3, "schedule.learning_rate": 1.0}, {"model.width_multiplier": 0.75})
     runs = [make_run(tmp_path, name) for name in "abc"]
-    other = runs[2].config.copy_and_resolve_references()
-    other.model.width_multiplier = 0.75
-    object.__setattr__(runs[2], "config", other)
-    changed = runs[1].config.copy_and_resolve_references()
-    changed.update_from_flattened_dict({"seed": 3, "schedule.learning_rate": 1.0})
-    object.__setattr__(runs[1], "config", changed)
+    for run, values in zip(runs, changes, strict=True):
+        run.directory.mkdir(parents=True)
+        (run.directory / "config.json").write_text(to_json(tiny_config(values)))
     assert len(results.models(runs)) == 2
     assert results.model_key(runs[0]) == results.model_key(runs[1]) != results.model_key(runs[2])
 
