@@ -44,6 +44,7 @@ def get_config(arg=""):
     config.data.source = "tfds"
     config.data.directory = "~/tensorflow_datasets/imagenet2012"
     config.data.eval_split = "validation"
+    config.data.workers = -1  # as many loader processes as the cores allow
     config.data.batch_size = config.eval.batch_size = 1024
     config.data.image_size = config.model.image_size = 256
 

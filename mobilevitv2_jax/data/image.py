@@ -29,13 +29,13 @@ def decode(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
         CorruptError: if `data` is not a whole image.
     """
     try:
-        flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:  # no bytes at all, or an implausible size
         raise CorruptError(f"cannot decode {len(data)} bytes as an image: {error}") from error
     if image is None:
         raise CorruptError(f"cannot decode {len(data)} bytes as an image")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image
 
 
 def to_rgb_jpeg(data: bytes) -> tuple[bytes, str]:
