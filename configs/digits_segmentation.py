@@ -26,10 +26,14 @@ def get_config(arg=""):
     config.data.batch_size = 16
     config.data.image_size = config.eval.resize = config.eval.crop = arg.resolution
 
-    config.augment.short_side = (arg.resolution * 7 // 8, arg.resolution * 5 // 4)
+    # The recipe of Pascal VOC, its sizes in proportion.
+    config.augment.short_side = (arg.resolution // 2, arg.resolution * 3 // 2)
     config.augment.long_side = 2 * arg.resolution
+    config.augment.horizontal_flip = config.augment.blur = config.augment.photometric = 0.5
+    config.augment.largest_class = 0.75
+    config.augment.rotation = 10.0
 
-    config.schedule.total = "8 epochs"
+    config.schedule.total = "10 epochs"
     config.schedule.warmup = "30 steps"
     config.schedule.learning_rate = 2e-3
     config.schedule.min_learning_rate = 2e-5

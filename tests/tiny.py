@@ -8,7 +8,8 @@ from flax import nnx
 from mobilevitv2_jax.config import default_config
 from mobilevitv2_jax.models.backbone import pool
 from mobilevitv2_jax.models.layers import ConvNormAct, Pointwise, activation
-from mobilevitv2_jax.models.outputs import ImageClassifierOutput
+from mobilevitv2_jax.models.losses import segmentation_loss
+from mobilevitv2_jax.models.outputs import ImageClassifierOutput, SemanticSegmenterOutput
 from mobilevitv2_jax.training import task
 
 VALUES = {
@@ -71,10 +72,33 @@ class SmallModel(nnx.Module):
         return ImageClassifierOutput(loss=None, logits=logits, hidden_states=None)
 
 
+class SmallSegmenter(nnx.Module):
+    """Two convolutions and a classifier of every position, at output stride 16."""
+
+    def __init__(self, config, *, rngs):
+        self.config = config
+        act = activation(config)
+        self.stem = ConvNormAct(config, 3, 16, kernel_size=5, stride=4, act=act, rngs=rngs)
+        self.deep = ConvNormAct(config, 16, 32, kernel_size=5, stride=4, act=act, rngs=rngs)
+        self.classifier = Pointwise(config, 32, config.num_labels, rngs=rngs)
+
+    @property
+    def stages(self):
+        return ([self.deep],)
+
+    def __call__(self, pixel_values, labels=None, *, rngs=None):
+        logits = self.classifier(self.deep(self.stem(pixel_values)))
+        loss = None
+        if labels is not None:
+            loss = segmentation_loss(logits, labels, ignored=255, align_corners=True)
+        return SemanticSegmenterOutput(loss=loss, logits=logits)
+
+
 def use_small_model(monkeypatch, model=SmallModel):
-    """Puts `SmallModel`, or another, in the place of the real classifier."""
-    small = dataclasses.replace(task._TASKS["classification"], model=model)
-    monkeypatch.setitem(task._TASKS, "classification", small)
+    """Puts `SmallModel`, or another, in the place of the real classifier; `SmallSegmenter`, too."""
+    for name, kind in (("classification", model), ("segmentation", SmallSegmenter)):
+        small = dataclasses.replace(task._TASKS[name], model=kind)
+        monkeypatch.setitem(task._TASKS, name, small)
 
 
 def noise_batch(size=16):
