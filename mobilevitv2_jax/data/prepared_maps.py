@@ -6,6 +6,7 @@ Maps are grey PNGs of one channel, every value as it was, 255 included.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import os
 import pathlib
@@ -106,7 +107,7 @@ def features(class_names: Sequence[str]) -> Any:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class MapExamples:
     """The `Examples` of a source of files, for the writer of prepared sets.
 
@@ -116,7 +117,7 @@ class MapExamples:
 
     source: FileMaps
 
-    @property
+    @functools.cached_property
     def num_bytes(self) -> int:
         """Size of the images; maps add some percent."""
         source = self.source
