@@ -6,12 +6,15 @@ import math
 
 import jax
 import ml_collections
+from etils import epath
 
 from mobilevitv2_jax.models import summary
 from mobilevitv2_jax.models.config import MobileViTV2Config
+from mobilevitv2_jax.processing import MobileViTImageProcessor
 from mobilevitv2_jax.training import memory, report
 from mobilevitv2_jax.training.experiment import Experiment, prepare
 from mobilevitv2_jax.training.program import abstract_batch
+from mobilevitv2_jax.weights import pretrained
 
 
 def describe(config: ml_collections.ConfigDict) -> str:
@@ -33,6 +36,51 @@ def describe(config: ml_collections.ConfigDict) -> str:
         "rules": report.aligned(rules(experiment)),
     }
     return "\n\n".join(f"== {title}\n{text}" for title, text in sections.items()) + "\n"
+
+
+def describe_pretrained(path: epath.PathLike) -> str:
+    """Returns what weights are, the model's cost, and the rules that they bring.
+
+    Raises:
+        WeightsError: if the path cannot be read, or its weights do not fit the model it tells.
+    """
+    found = pretrained.load(path)
+    model, stored = found.model.config, found.stored
+    images = MobileViTImageProcessor.from_dict(stored.preprocessor)
+    size, crop = (" x ".join(map(str, x.values())) for x in (images.size, images.crop_size))
+    names = list((model.id2label or {}).values())
+    side = images.crop_size["height"] if images.do_center_crop else min(images.size.values())
+    normalized = f"less {images.image_mean}, over {images.image_std}"
+    rows = {
+        **model_rules(model, side),
+        "channel order": "BGR" if images.do_flip_channel_order else "RGB",
+        "resize": f"{' and '.join(images.size)} {size}, {_FILTERS[images.resample]}"
+        if images.do_resize
+        else "no",
+        "crop": crop if images.do_center_crop else "no",
+        "values": f"bytes times {images.rescale_factor:.6g}"
+        + (f", {normalized}" if images.do_normalize else ""),
+        "classes": f"{len(names)}: {', '.join(names[:3])}{', …' * (len(names) > 3)}",
+    }
+    if stored.assumed_images:
+        rows["assumed"] = stored.assumed_images
+    origin = {
+        "read from": stored.where,
+        "form": {"hf": "Hugging Face", "ours": "a run"}.get(stored.source, stored.source),
+        "class": type(found.model).__name__,
+        "arrays": str(len(stored.arrays)),
+    }
+    sections = {
+        "weights": report.aligned(origin),
+        f"model, for one image of {side} x {side}": summary.render(
+            summary.summarize(found.model, side)
+        ),
+        "rules": report.aligned(rows),
+    }
+    return "\n\n".join(f"== {title}\n{text}" for title, text in sections.items()) + "\n"
+
+
+_FILTERS = ("nearest", "Lanczos", "bilinear", "bicubic", "box", "Hamming")  # Pillow's numbers
 
 
 def _batch(experiment: Experiment) -> str:
@@ -88,22 +136,29 @@ def rules(experiment: Experiment) -> dict[str, str]:
     depthwise = model.depthwise
     if depthwise == "auto":
         depthwise = f"auto: {'shifts' if platform == 'cpu' else 'convolution'} on {platform}"
-    dilated = {32: "nothing is dilated", 16: "stage 5 is", 8: "stages 4 and 5 are"}
-    local = {"cvnets": "with", "huggingface": "without"}[model.dilation_rule]
-    dilation = f"output stride {model.output_stride}: {dilated[model.output_stride]}"
-    if model.output_stride < 32:
-        dilation += f" dilated, {local} the local convolutions of the attention blocks"
-    odd = _odd_stages(model, config.data.image_size)
     return {
-        "dilation": f"{model.dilation_rule} ({dilation})",
-        "odd sizes": f"{model.odd_size_rule} (at {config.data.image_size} pixels it acts in "
-        f"{' and '.join(odd) or 'no stage'})",
+        **model_rules(model, config.data.image_size),
         "initialization": model.initialization,
         "depthwise": depthwise,
         "batch norm": f"statistics over {model.batch_norm_group_size or config.data.batch_size} "
         "images, whatever the number of devices",
         "types": f"computation {model.dtype}, parameters {model.param_dtype}",
         "rematerialize": str(model.rematerialize),
+    }
+
+
+def model_rules(model: MobileViTV2Config, size: int) -> dict[str, str]:
+    """Returns the rules of the forward pass, and where they act on images of `size` pixels."""
+    dilated = {32: "nothing is dilated", 16: "stage 5 is", 8: "stages 4 and 5 are"}
+    local = {"cvnets": "with", "huggingface": "without"}[model.dilation_rule]
+    dilation = f"output stride {model.output_stride}: {dilated[model.output_stride]}"
+    if model.output_stride < 32:
+        dilation += f" dilated, {local} the local convolutions of the attention blocks"
+    odd = _odd_stages(model, size)
+    return {
+        "dilation": f"{model.dilation_rule} ({dilation})",
+        "odd sizes": f"{model.odd_size_rule} (at {size} pixels it acts in "
+        f"{' and '.join(odd) or 'no stage'})",
     }
 
 

@@ -4,8 +4,11 @@ import jax
 import pytest
 from tiny import VALUES, tiny_config, use_small_model
 
+import mobilevitv2_jax as mv
 from mobilevitv2_jax.cli.main import main
 from mobilevitv2_jax.config import flatten, to_json
+from mobilevitv2_jax.models.initializers import Blank
+from mobilevitv2_jax.weights import images
 
 
 @pytest.fixture
@@ -51,6 +54,24 @@ def test_a_config_is_told_by_sections(nothing_is_compiled, capsys, tmp_path, mon
 def test_a_run_is_told_by_the_config_it_was_made_with(nothing_is_compiled, capsys, tmp_path):
     (tmp_path / "config.json").write_text(to_json(tiny_config({"seed": 7})))
     assert "\nseed = 7\n" in inspect(capsys, "--workdir", str(tmp_path))
+
+
+def test_weights_are_told_with_the_rules_they_bring(capsys, tmp_path):
+    fields = {name.removeprefix("model."): VALUES[name] for name in VALUES if "model." in name}
+    config = mv.MobileViTV2Config(
+        **fields, id2label={0: "cat", 1: "dog"}, odd_size_rule="drop", dilation_rule="huggingface"
+    )
+    rules = images.rules(288, 256, "bilinear", flip=True)
+    model = mv.MobileViTV2ForImageClassification(config, rngs=Blank())
+    model.save_pretrained(tmp_path, processor=rules)
+    lines = inspect(capsys, "--pretrained", str(tmp_path)).splitlines()
+    told = {" ".join(line.split()) for line in lines}
+    assert "class MobileViTV2ForImageClassification" in told
+    assert "channel order BGR" in told
+    assert "resize shortest_edge 288, bilinear" in told
+    assert "crop 256 x 256" in told
+    assert "odd sizes drop (at 256 pixels it acts in no stage)" in told
+    assert "classes 2: cat, dog" in told
 
 
 def test_help_has_examples_options_and_keys(capsys):

@@ -1,15 +1,19 @@
 """What we save, the peers load strictly and compute alike; what they save, we read to the bit."""
 
+import io
 import json
+import urllib.request
 
 import numpy as np
 import pytest
 from flax import nnx
 from oracle.comparison import error, timm
+from PIL import Image
 from reference_torch import channels_first, huggingface, state_of, torch, transformers
 from reference_weights import reference_images, reference_weights, shapes_of
 
 import mobilevitv2_jax as mv
+from mobilevitv2_jax.errors import WeightsError
 from mobilevitv2_jax.models.config import WIDTHS
 from mobilevitv2_jax.weights import images, pretrained, tensors
 
@@ -167,3 +171,42 @@ def test_torch_reads_hugging_face_s_shards_and_so_do_we(tmp_path):
     assert "weight_map" in json.loads((tmp_path / "model.safetensors.index.json").read_text())
     model = CLASSIFIER.from_pretrained(tmp_path)
     assert_bits(state_of(theirs), mv.weights.state_dict(model))
+
+
+# ---- Where weights are reachable -------------------------------------------------------------
+
+PUBLISHED = {
+    "apple/mobilevitv2-1.0-imagenet1k-256": np.array([-1.6336e00, -7.3204e-02, -5.1883e-01]),
+    "shehan97/mobilevitv2-1.0-voc-deeplabv3": np.array(
+        [
+            [[7.0863, 7.1525, 6.8201], [6.6931, 6.8770, 6.8933], [6.2978, 7.0366, 6.9636]],
+            [[-3.7134, -3.6712, -3.6675], [-3.5825, -3.3549, -3.4777], [-3.3435, -3.3979, -3.2857]],
+            [[-2.9329, -2.8003, -2.7369], [-3.0564, -2.4780, -2.0207], [-2.6889, -1.9298, -1.7640]],
+        ]
+    ),
+    "apple/mobilevitv2-1.0-voc-deeplabv3": None,  # no values were published
+}
+
+
+@pytest.mark.parametrize("identifier", PUBLISHED)
+def test_the_official_checkpoints_give_the_published_values(identifier, monkeypatch):
+    """Under Hugging Face's rules. Values and tolerance: transformers' own integration tests."""
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "5")
+    url = "http://images.cocodataset.org/val2017/000000039769.jpg"
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            picture = Image.open(io.BytesIO(response.read()))
+        found = pretrained.load(identifier)
+    except (OSError, WeightsError) as error:
+        pytest.skip(f"not reachable: {error}")
+    processor = mv.MobileViTImageProcessor.from_pretrained(identifier)
+    logits = run(found.model, processor(picture)["pixel_values"])
+    if logits.ndim == 2:
+        assert logits.shape == (1, 1000)
+        np.testing.assert_allclose(logits[0, :3], PUBLISHED[identifier], rtol=2e-4, atol=2e-4)
+        return
+    assert logits.shape == (1, 32, 32, 21)
+    if PUBLISHED[identifier] is not None:
+        corner = logits[0, :3, :3, :3].transpose(2, 0, 1)
+        np.testing.assert_allclose(corner, PUBLISHED[identifier], rtol=2e-4, atol=2e-4)

@@ -1,18 +1,25 @@
 """`from_pretrained` and `save_pretrained`: every array is accounted for, whatever the source."""
 
+import dataclasses
 import functools
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from reference_weights import reference_weights, shapes_of
+from tiny import tiny_config
 
 import mobilevitv2_jax as mv
+from mobilevitv2_jax.config import to_json
 from mobilevitv2_jax.errors import WeightsError
 from mobilevitv2_jax.models import functional
 from mobilevitv2_jax.models.initializers import Blank
 from mobilevitv2_jax.weights import pretrained, tensors
+from mobilevitv2_jax.weights.checkpoint import Checkpoints
 
 FIELDS = {
     "width_multiplier": 0.25,
@@ -266,3 +273,63 @@ def test_saving_says_which_of_the_models_rules_hugging_face_does_not_have(tmp_pa
     assert "odd_size_rule='resize'" in said
     with pytest.raises(WeightsError, match="format must be one of hf.*got 'tim'"):
         model.save_pretrained(tmp_path, format="tim")
+
+
+# ---- Runs ------------------------------------------------------------------------------------
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What a run's checkpoint holds of the model, and more that is not read."""
+
+    parameters: dict
+    statistics: dict
+    ema_parameters: dict
+    ema_statistics: dict
+    optimizer: dict
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run with checkpoints at steps 2 (the best) and 4; its average is twice its weights."""
+    place = tmp_path_factory.mktemp("run")
+    (place / "config.json").write_text(to_json(tiny_config()))
+    make().config.save_pretrained(place / "model")
+    (place / "model" / "preprocessor_config.json").write_text('{"do_flip_channel_order": true}')
+    parameters, statistics = functional.arrays(make())
+    with Checkpoints(place / "checkpoints", best_metric="eval_ema/top1") as checkpoints:
+        for step, accuracy in ((2, 0.9), (4, 0.5)):
+            scaled = optax.tree.scale(step, (parameters, statistics))
+            double = optax.tree.scale(2 * step, (parameters, statistics))
+            state = State(*scaled, *double, {"moment": jnp.zeros(3)})
+            checkpoints.save(step, state, {}, {"eval_ema/top1": accuracy})
+    return place
+
+
+@pytest.mark.parametrize(
+    ("options", "factor"),
+    [
+        ({}, 8),
+        ({"checkpoint": "best"}, 4),
+        ({"checkpoint": 2, "average": False}, 2),
+        ({"average": False}, 4),
+    ],
+    ids=str,
+)
+def test_a_run_gives_its_average_or_weights_of_the_step_that_is_asked_for(run, options, factor):
+    found = pretrained.load(run, mv.MobileViTV2ForImageClassification, **options)
+    expected = {path: np.float32(factor) * x for path, x in arrays_of(make()).items()}
+    assert_equal(arrays_of(found.model), expected)
+    assert found.model.config == make().config
+    assert found.stored.preprocessor == {"do_flip_channel_order": True}
+
+
+def test_a_run_without_the_step_or_without_any_is_refused(run, tmp_path):
+    with pytest.raises(WeightsError, match="keeps no checkpoint 3; it has 2, 4"):
+        pretrained.load(run, checkpoint=3)
+    with pytest.raises(WeightsError, match="checkpoint must be latest, best or a step, got 'last'"):
+        pretrained.load(run, checkpoint="last")
+    (tmp_path / "config.json").write_text(to_json(tiny_config()))
+    with pytest.raises(WeightsError, match="has no checkpoint yet"):
+        pretrained.load(tmp_path)
