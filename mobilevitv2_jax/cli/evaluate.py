@@ -1,16 +1,19 @@
-"""`mobilevitv2 eval`: evaluates a checkpoint of a run."""
+"""`mobilevitv2 eval`: evaluates a checkpoint of a run, or other weights on a config's data."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+import ml_collections
 from absl import flags as absl_flags
 from etils import epath
 
 from mobilevitv2_jax.cli import flags, help, processes
+from mobilevitv2_jax.cli.experiment import define_config, read_experiment
 from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.training.run_directory import read_config
+from mobilevitv2_jax.validation import validate
 
 USAGE = """
 Evaluates a checkpoint of a run on the held-out data of its config.
@@ -19,6 +22,10 @@ Evaluates a checkpoint of a run on the held-out data of its config.
 
     python eval.py --workdir runs/digits              the latest checkpoint
     python eval.py --workdir runs/digits --best       the best one that was kept
+
+    python eval.py --config configs/imagenet.py --pretrained PATH     weights from elsewhere
+
+takes the data of a config, and the rules of the weights (`--config.…` sets others).
 
 A segmentation is judged by the published protocol: whole images, the short side of eval.resize
 pixels, logits enlarged to the original map, one confusion matrix. Its options:
@@ -35,12 +42,16 @@ def run(argv: Sequence[str]) -> int:
     values = _flags()
     if not help.parse(USAGE, values, argv):
         return 0
-    if not values.workdir:
-        raise ConfigError("--workdir is required: the directory of a run, such as runs/digits")
+    if bool(values.workdir) == bool(values.pretrained):
+        raise ConfigError(
+            "--workdir and --pretrained exclude each other: give one of them"
+            if values.workdir
+            else "--workdir is required: the directory of a run, such as runs/digits; or "
+            "--pretrained with --config"
+        )
     if values.step is not None and values.best:
         raise ConfigError("--step and --best exclude each other: give one of them, or neither")
-    workdir = epath.Path(values.workdir)
-    config = read_config(workdir)
+    config = _config(values)
     given = [name for name in _SEGMENTATION if values[name].present]
     if given and config.task != "segmentation":
         option = given[0].replace("_", "-")
@@ -49,17 +60,39 @@ def run(argv: Sequence[str]) -> int:
 
     processes.start(values)
     # Here and not above: loading jax takes seconds, and a mistake in the arguments should not.
-    from mobilevitv2_jax.training.evaluate import evaluate_run
+    from mobilevitv2_jax.training import evaluate
     from mobilevitv2_jax.training.protocol import MOST_SHAPES, Options
 
     protocol = Options(
         scales=scales,
         flip=bool(values.flip),
         most_shapes=values.max_shapes or MOST_SHAPES,
-        pictures=workdir / "pictures" if values.save_pictures else None,
+        pictures=epath.Path(values.workdir or ".") / "pictures" if values.save_pictures else None,
     )
+    if values.pretrained:
+        return evaluate.evaluate_pretrained(config, protocol)
     step, best = values.step, bool(values.best)
-    return evaluate_run(config, workdir, step=step, best=best, protocol=protocol)
+    return evaluate.evaluate_run(config, values.workdir, step=step, best=best, protocol=protocol)
+
+
+def _config(values: absl_flags.FlagValues) -> ml_collections.ConfigDict:
+    """Returns the config of a run, or that of the command line with the weights in it."""
+    given = flags.given(values)
+    if values.workdir:
+        others = [name for name in given if name.startswith(flags.CONFIG)]
+        if others:
+            raise ConfigError(
+                f"--workdir has a config of its own, so --{others[0]} has no place beside it"
+            )
+        return read_config(values.workdir)
+    if values.step is not None or values.best:
+        raise ConfigError(
+            "--step and --best are for --workdir; with --pretrained set --config.init.checkpoint"
+        )
+    values[f"{flags.CONFIG}.init.pretrained"].parse(values.pretrained)
+    config = read_experiment(values).config
+    validate(config)
+    return config
 
 
 def _scales(text: str) -> tuple[float, ...]:
@@ -76,7 +109,9 @@ def _scales(text: str) -> tuple[float, ...]:
 
 def _flags() -> absl_flags.FlagValues:
     values = flags.new()
-    flags.define(values, "workdir", str, "the directory of a run; required")
+    define_config(values)
+    flags.define(values, "workdir", str, "the directory of a run")
+    flags.define(values, "pretrained", str, "weights of any kind that is read, with --config")
     flags.define(values, "step", int, "the step of the checkpoint; default the latest")
     flags.define(values, "best", bool, "the best checkpoint by the run's checkpoint.best_metric")
     flags.define(

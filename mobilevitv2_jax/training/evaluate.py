@@ -12,6 +12,8 @@ from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.training import logging, processes, report, run_directory
 from mobilevitv2_jax.training.experiment import prepare
 from mobilevitv2_jax.training.faults import Watchdog
+from mobilevitv2_jax.training.initialization import pretrained_model, resolve
+from mobilevitv2_jax.training.mesh import put_state
 from mobilevitv2_jax.training.protocol import PUBLISHED, Options, evaluate_by_protocol
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
 
@@ -67,6 +69,41 @@ def evaluate_run(
         if experiment.task.label_is_map:
             logging.say(report.class_table(metrics))
     return 0
+
+
+def evaluate_pretrained(config: ml_collections.ConfigDict, protocol: Options = PUBLISHED) -> int:
+    """Evaluates the weights of `config.init.pretrained` under their rules; writes nothing.
+
+    Args:
+        config: a validated experiment, which says the data.
+        protocol: how a segmentation is judged.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        ConfigError: if the weights cannot be read, or have another number of classes.
+    """
+    logging.say(report.identity())
+    say = logging.say if jax.process_index() == 0 else _say_nothing
+    config = resolve(config, say=say, to_be_trained=False)
+    experiment = prepare(config)
+    model = pretrained_model(config, experiment.model, say, to_be_trained=False)
+    state = put_state(experiment.new_state(model), experiment.state_shardings)
+    with Watchdog(config.faults.step_timeout) as watchdog:
+        weights = {"eval": (state.parameters, state.statistics)}
+        if experiment.task.label_is_map:
+            metrics = evaluate_by_protocol(experiment, weights, protocol, watchdog.watch)
+        else:
+            metrics = experiment.evaluate_weights(weights, watchdog.watch)
+    say(report.weights_table(metrics))
+    if experiment.task.label_is_map:
+        say(report.class_table(metrics))
+    return 0
+
+
+def _say_nothing(_: str) -> None:
+    pass
 
 
 def _warn(line: str) -> None:

@@ -134,7 +134,12 @@ class Experiment:
         A segmentation's are "eval_squashed/…" and "eval_ema_squashed/…". The batches are taken
         through `over`, which may watch them go by.
         """
-        weights = self.weights(state, self.task.suffix)
+        return self.evaluate_weights(self.weights(state, self.task.suffix), over)
+
+    def evaluate_weights(
+        self, weights: Weights, over: Callable[[Iterable], Iterable] = iter
+    ) -> dict[str, float]:
+        """Returns the metrics of weights by their prefix; see `evaluate`."""
         with self.eval_batches() as batches:
             metrics, corrupt = evaluate(self.evaluation_step, weights, over(batches), self.put)
         return {**metrics, "eval/corrupt": float(corrupt)} if corrupt else metrics

@@ -44,6 +44,8 @@ def resolve(
     config: ml_collections.ConfigDict,
     directory: epath.PathLike | None = None,
     say: Callable[[str], None] | None = None,
+    *,
+    to_be_trained: bool = True,
 ) -> ml_collections.ConfigDict:
     """Returns a config with the rules of the weights that it begins with.
 
@@ -55,6 +57,7 @@ def resolve(
         config: a validated experiment.
         directory: the run directory, if there may be one.
         say: is given a line for each key that is changed, and for each that stands.
+        to_be_trained: False, for an evaluation, lets nothing stand but what `init.keep` names.
 
     Raises:
         ConfigError: if the weights cannot be read, or are those of another shape.
@@ -69,7 +72,9 @@ def resolve(
     defaults = default_config()
     kept = {key.strip() for key in config.init.keep.split(",")}
     standing = {
-        key for key in rules if key in kept or get_value(config, key) != get_value(defaults, key)
+        key
+        for key in rules
+        if key in kept or (to_be_trained and get_value(config, key) != get_value(defaults, key))
     }
     for group in _TOGETHER:
         if standing & set(group):
@@ -96,16 +101,21 @@ def resolve(
 
 
 def pretrained_model(
-    config: ml_collections.ConfigDict, model: MobileViTV2Config, say: Callable[[str], None]
+    config: ml_collections.ConfigDict,
+    model: MobileViTV2Config,
+    say: Callable[[str], None],
+    *,
+    to_be_trained: bool = True,
 ) -> nnx.Module:
     """Returns the model with the weights of `config.init.pretrained`.
 
-    Of another number of classes, or of another task, the head is new.
+    Of another number of classes, or of another task, the head is new, if it will be trained.
 
     Args:
         config: a resolved experiment.
         model: the model's configuration, with the classes of the data.
         say: is given a line on what was loaded, and of what is new.
+        to_be_trained: False refuses weights that have no head for these classes.
 
     Raises:
         ConfigError: if the weights cannot be read, or do not fit.
@@ -116,12 +126,16 @@ def pretrained_model(
             stored,
             find_task(config).model,
             model,
-            ignore_mismatched_sizes=True,
+            ignore_mismatched_sizes=to_be_trained,
             rngs=nnx.Rngs(config.seed),
         )
     except WeightsError as error:
         raise ConfigError(f"config.init.pretrained: {error}") from None
-    say(f"beginning with {stored.where}")
+    if found.new and not to_be_trained:
+        raise ConfigError(
+            f"config.init.pretrained: {stored.where} has no head for this data: {found.notes[0]}"
+        )
+    say(f"weights of {stored.where}")
     for line in found.notes:
         say(line)
     return found.model

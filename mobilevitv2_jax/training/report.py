@@ -97,6 +97,22 @@ def results_table(step: int, metrics: Mapping[str, float]) -> str:
     return _text(table)
 
 
+def weights_table(metrics: Mapping[str, float]) -> str:
+    """Returns the metrics of weights alone, without an average, as a table."""
+    shown = {
+        title + remark: metrics[f"eval{suffix}/{name}"]
+        for suffix, remark in SUFFIXES.items()
+        for name, title in NAMES.items()
+        if f"eval{suffix}/{name}" in metrics
+    }
+    table = Table("held out", *shown)
+    table.add_row(
+        "weights",
+        *(f"{x:.6f}" if name.startswith("loss") else f"{x:.4%}" for name, x in shown.items()),
+    )
+    return _text(table)
+
+
 def class_table(metrics: Mapping[str, float]) -> str:
     """Returns the IoU of every class as a table: raw weights and their average."""
     ious = {name: value for name, value in metrics.items() if "/iou/" in name}

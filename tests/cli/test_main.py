@@ -109,8 +109,8 @@ def test_help_for_train_has_examples_options_and_every_key_with_its_comment(caps
     assert max(map(len, out.splitlines())) <= 100
 
 
-def test_help_for_eval_has_its_options_and_no_keys(capsys):
-    status, out, _ = run(capsys, "eval", "--help")
+def test_help_for_predict_has_its_options_and_no_keys(capsys):
+    status, out, _ = run(capsys, "predict", "--help")
     assert status == 0
     assert "--best" in out and "schedule.total" not in out
 

@@ -15,7 +15,7 @@ from mobilevitv2_jax.data.digits import load
 from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.models.initializers import Blank
 from mobilevitv2_jax.models.pixels import Pixels
-from mobilevitv2_jax.training.experiment import prepare
+from mobilevitv2_jax.training.experiment import Experiment, prepare
 from mobilevitv2_jax.training.initialization import processor, resolve
 from mobilevitv2_jax.weights import images, pretrained
 
@@ -100,7 +100,7 @@ def test_weights_of_other_classes_lend_their_backbone_and_the_head_is_new(source
     for path, x in state.parameters.items():
         if not path.startswith("classifier."):
             np.testing.assert_array_equal(x, theirs[path], err_msg=path)
-    assert lines[0].startswith(f"beginning with {source}")
+    assert lines[0].startswith(f"weights of {source}")
     assert "2 newly initialised" in lines[1]
 
 
@@ -132,6 +132,32 @@ def test_evaluation_sees_the_pixels_that_the_weights_own_processor_makes(source)
     for rules in (mv.MobileViTImageProcessor.from_pretrained(source), processor(config)):
         expected = rules(pictures)["pixel_values"]
         np.testing.assert_allclose(pixels(images), expected, rtol=2e-7)
+
+
+def test_weights_are_evaluated_on_the_classes_that_they_have(source, monkeypatch, capsys):
+    """The evaluation itself is that of runs, and stands still here."""
+    seen = {}
+
+    def evaluate_weights(experiment, weights, over):
+        seen.update(weights)
+        assert experiment.config.data.channel_order == "bgr"
+        return {"eval/top1": 0.5, "eval/loss": 1.0}
+
+    monkeypatch.setattr(Experiment, "evaluate_weights", evaluate_weights)
+    flags = [f"--config.{key}={x}" for key, x in VALUES.items() if key not in FREE]
+    argv = ["eval", *flags, f"--pretrained={source}"]
+    with pytest.raises(SystemExit) as leaving:
+        main(argv)  # ten digits, and weights of seven classes
+    assert leaving.value.code == 2
+    assert "2 mismatched: classifier.bias: expected float32 [10]" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as leaving:
+        main([*argv, "--config.data.source=synthetic", "--config.model.num_labels=7"])
+    assert leaving.value.code == 0 and "50.0000%" in capsys.readouterr().out
+    theirs = pretrained.functional.arrays(pretrained.load(source).model)[0]
+    np.testing.assert_array_equal(seen["eval"][0]["classifier.kernel"], theirs["classifier.kernel"])
+    with pytest.raises(SystemExit):
+        main(["eval", "--workdir", "x", f"--pretrained={source}"])
+    assert "--workdir and --pretrained exclude each other" in capsys.readouterr().err
 
 
 @pytest.mark.slow
