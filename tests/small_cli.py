@@ -59,11 +59,26 @@ def forget():
     Checkpoints.latest_step = lambda self: None if jax.process_index() == 1 else original(self)
 
 
+def watch_writing():
+    """Tells which files below the run directory a process writes, but for checkpoints."""
+    workdir = sys.argv[sys.argv.index("--workdir") + 1] + "/"
+
+    def watch(event, arguments):
+        if event != "open" or not str(arguments[0]).startswith(workdir):
+            return
+        name, flags = str(arguments[0]).removeprefix(workdir), arguments[2] or 0
+        if flags & (os.O_WRONLY | os.O_RDWR) and not name.startswith("checkpoints/"):
+            sys.stdout.write(f"writes {name}\n")
+
+    sys.addaudithook(watch)
+
+
 FAULTS = {
     "fail": lambda: at_step(5, fail),
     "hang": lambda: at_step(5, hang),
     "forget": forget,
     "stop_evaluating": stop_evaluating,
+    "watch_writing": watch_writing,
 }
 
 if __name__ == "__main__":

@@ -164,16 +164,18 @@ def prepare(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh | None = 
 
     Args:
         config: a validated experiment.
-        mesh: the devices, in the place of those that `config.mesh` finds here.
+        mesh: the devices, in the place of those that `config.mesh` finds here. They may be those
+            of a pod that is elsewhere: nothing can be loaded for them.
 
     Raises:
         ConfigError: if batches do not fit the devices, or the data cannot be found.
     """
+    is_elsewhere = mesh is not None
     mesh = mesh or make_mesh(config.mesh.devices, config.mesh.fsdp)
     parts = config.optimizer.accumulation_steps
     check_batch_size("data.batch_size", config.data.batch_size, mesh, parts)
     check_batch_size("eval.batch_size", config.eval.batch_size, mesh)
-    share = loader_share(mesh)
+    share = (0, 1) if is_elsewhere else loader_share(mesh)
     task = find_task(config)
     source = open_source(config, config.data.eval_split)
     labels = dict(enumerate(source.class_names))

@@ -160,8 +160,8 @@ def test_more_or_fewer_devices_than_the_topology_has_are_refused(a_cpu_for_a_pod
     reason="libtpu is not installed: pip install -e '.[tpu-compile]'",
 )
 def test_the_training_step_is_compiled_for_a_pod_with_its_depthwise_convolutions():
-    options = {**VALUES, "mesh.devices": 0, "data.batch_size": 32}
-    argv = ["compile", "--topology=v5e:2x2", *(f"--config.{k}={v}" for k, v in options.items())]
+    options = {**VALUES, "mesh.devices": 0, "data.batch_size": 2048, "eval.batch_size": 256}
+    argv = ["compile", "--topology=v5e:16x16", *(f"--config.{k}={v}" for k, v in options.items())]
     command = f"from mobilevitv2_jax.cli.main import main; main({argv!r})"
     done = subprocess.run(
         [sys.executable, "-c", command],

@@ -1,5 +1,6 @@
 """Twenty deaths: a run that is killed again and again comes to the same end as one that is not."""
 
+import json
 import pathlib
 import random
 import re
@@ -71,6 +72,8 @@ def test_a_run_killed_twenty_times_ends_like_one_that_was_not(
         said += process.communicate(timeout=60)[0]
         assert process.returncode == -signal.SIGKILL, said
         mid_save += is_saving(directory)
+        for line in (directory / "metrics.jsonl").read_text().splitlines():
+            json.loads(line)  # the file is valid whenever the process dies
         continued = re.search(r"continuing .* at step (\d+) of", said)
         reached.append(int(continued[1]) if continued else 0)
         assert "every checkpoint" not in said

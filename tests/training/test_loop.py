@@ -561,13 +561,11 @@ def test_a_schedule_shorter_than_the_run_is_refused(straight, tmp_path):
 # ---- In a process of its own, as a user runs it -------------------------------------------
 
 
-def start(directory, *options):
-    """Starts `train.py` on the tiny experiment, and returns the process."""
+def start(program, directory, changes):
+    """Starts a training with the tiny experiment, and returns the process."""
+    verb = ["train"] if program == SMALL_PROGRAM else []
     return subprocess.Popen(
-        [
-            *(sys.executable, "train.py", "--config", "configs/digits.py"),
-            *("--workdir", str(directory), *tiny_flags(), *options),
-        ],
+        [sys.executable, program, *verb, "--workdir", str(directory), *tiny_flags(changes)],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -583,32 +581,32 @@ def until(process, text):
     raise AssertionError(f"the process ended without saying {text!r}")
 
 
-@pytest.fixture(scope="module")
-def straight_process(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("straight") / "run"
-    process = start(directory, *LONGER)
-    said, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, said
-    return directory
-
-
-LONGER = (
-    "--config.schedule.total=60 steps",
-    "--config.eval.every=20 steps",
-    "--config.checkpoint.every=5 steps",
-    "--config.log.every=5 steps",
-)
+SMALL_PROGRAM = "tests/small_cli.py"
+LONGER = {
+    "model.ffn_dropout": 0.2,
+    "augment.random_resized_crop": True,
+    "schedule.total": "60 steps",
+    "eval.every": "20 steps",
+    "checkpoint.every": "5 steps",
+    "log.every": "5 steps",
+}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
+    ("number", "status", "program"),
+    [
+        (signal.SIGTERM, 75, SMALL_PROGRAM),
+        (signal.SIGINT, 130, SMALL_PROGRAM),
+        (signal.SIGKILL, -9, "train.py"),  # once with the real model
+    ],
 )
-def test_a_process_that_is_stopped_or_killed_goes_on_to_the_same_bits(
-    straight_process, tmp_path, number, status
+def test_a_process_with_workers_that_is_stopped_or_killed_goes_on_to_the_bits_of_one_without(
+    tmp_path, monkeypatch, number, status, program
 ):
-    directory = tmp_path / "run"
-    process = start(directory, *LONGER)
+    directory, straight = tmp_path / "run", tmp_path / "straight"
+    changes = LONGER | {"data.workers": 2}
+    process = start(program, directory, changes)
     until(process, "step 30/60")
     process.send_signal(number)
     asked = time.monotonic()
@@ -616,11 +614,14 @@ def test_a_process_that_is_stopped_or_killed_goes_on_to_the_same_bits(
     assert process.returncode == status, said
     assert time.monotonic() - asked <= 30
 
-    process = start(directory, *LONGER)
+    process = start(program, directory, changes)
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     assert f"continuing {directory} at step" in said
+    if program == SMALL_PROGRAM:
+        use_small_model(monkeypatch)
+    assert loop.train(tiny_config(LONGER), straight, "") == 0
     config = read_config(directory)
-    expected, found = leaves(straight_process, 60, config), leaves(directory, 60, config)
+    expected, found = leaves(straight, 60, config), leaves(directory, 60, config)
     assert [path for path in expected if expected[path] != found[path]] == []
-    assert values(directory) == values(straight_process)
+    assert values(directory) == values(straight)

@@ -4,6 +4,7 @@ Run as a program, this file calls one of its functions on the devices of a proce
 prints what it returns.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -22,7 +23,9 @@ from mobilevitv2_jax.training import mesh as mesh_module
 from mobilevitv2_jax.training.experiment import prepare
 from mobilevitv2_jax.training.mesh import (
     check_batch_size,
+    loader_share,
     make_mesh,
+    mesh_of,
     peak_tflops,
     put_batch,
     replicated,
@@ -68,6 +71,30 @@ def test_each_part_of_an_accumulated_batch_has_to_be_divisible():
         ConfigError, match=r"the 8 devices times the 3 accumulation steps.*72 or 96"
     ):
         check_batch_size("data.batch_size", 80, FakeMesh(8), parts=3)
+
+
+def test_the_devices_of_a_process_stand_side_by_side_in_the_order_of_the_processes(monkeypatch):
+    # As in a pod of 16 x 16 chips, where the hosts interleave.
+    owners = [0, 0, 2, 2, 1, 1, 3, 3] * 2
+    devices = [Device(process, number) for number, process in enumerate(owners)]
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    for fsdp in (1, 4):
+        mesh = mesh_of(devices, fsdp)
+        assert [device.process_index for device in mesh.devices.flat] == sorted(owners)
+        for index in range(4):
+            monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+            assert loader_share(mesh) == (index, 4)
+    assert mesh.shape == {"data": 4, "fsdp": 4}
+
+
+@dataclasses.dataclass(frozen=True)
+class Device:
+    """A device of some process."""
+
+    process_index: int
+    id: int
+    platform = device_kind = "cpu"
+    client = None
 
 
 def test_a_batch_that_divides_is_accepted():
