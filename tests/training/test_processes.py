@@ -15,8 +15,9 @@ import time
 import numpy as np
 import pytest
 from states import arrays_of, bytes_of, saved_state
-from tiny import tiny_flags, use_small_model
+from tiny import tiny_config, tiny_flags, use_small_model
 
+from mobilevitv2_jax.training import loop
 from mobilevitv2_jax.training.logging import read_metrics
 from mobilevitv2_jax.training.run_directory import read_results
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
@@ -124,13 +125,16 @@ def latest(directory):
 
 # One step, for the trace of plain SGD is then the gradient itself; after a step of Adam, rounding
 # is amplified wherever a gradient is nearly 0.
-ONE_STEP = (
-    *("--config.optimizer.name=sgd", "--config.optimizer.weight_decay=0"),
-    *("--config.optimizer.gradient_clip=0", "--config.schedule.total=1 steps"),
-    *("--config.log.every=1 steps", "--config.model.ffn_dropout=0.1"),
+ONE_STEP = {
+    **{"optimizer.name": "sgd", "optimizer.weight_decay": 0.0, "optimizer.gradient_clip": 0.0},
+    **{"schedule.total": "1 steps", "log.every": "1 steps", "model.ffn_dropout": 0.1},
     # 1437 = 3 x 479 examples, which neither batches nor processes divide.
-    "--config.data.eval_split=train",
-)
+    **{"data.eval_split": "train", "eval.batch_size": 100},
+}
+
+
+def options(changes):
+    return [f"--config.{key}={value}" for key, value in changes.items()]
 
 
 def compare(one, several, steps=1):
@@ -160,14 +164,14 @@ def compare(one, several, steps=1):
 def one(tmp_path_factory):
     """One step of the real model in one process."""
     directory = tmp_path_factory.mktemp("one") / "run"
-    train(directory, *ONE_STEP, program="train.py")
+    train(directory, *options(ONE_STEP), program="train.py")
     return directory
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_train_and_evaluate_the_real_model_as_one_does(one, tmp_path, processes):
     several = tmp_path / "several"
-    said = train(several, *ONE_STEP, program="train.py", processes=processes)
+    said = train(several, *options(ONE_STEP), program="train.py", processes=processes)
     compare(one, several)
 
     # Process 0 alone says more than who it is, and that it waits.
@@ -187,13 +191,13 @@ def test_processes_train_and_evaluate_the_real_model_as_one_does(one, tmp_path, 
 
 
 def test_a_run_goes_on_with_other_numbers_of_processes_devices_and_workers(tmp_path, monkeypatch):
-    two_steps = (*ONE_STEP, "--config.schedule.total=2 steps", "--config.checkpoint.every=1 steps")
-    straight, changed = tmp_path / "straight", tmp_path / "changed"
-    train(straight, *two_steps, "--config.mesh.devices=1")
-    train(changed, *two_steps, "--config.mesh.devices=1", "--config.schedule.stop_at=1 steps")
-    said = train(changed, *two_steps, "--config.data.workers=2", processes=2)
-    assert f"continuing {changed} at step 1 of 2" in said
     use_small_model(monkeypatch)
+    straight, changed = tmp_path / "straight", tmp_path / "changed"
+    two_steps = ONE_STEP | {"schedule.total": "2 steps"}
+    assert loop.train(tiny_config(two_steps), straight, "") == 0
+    assert loop.train(tiny_config(two_steps | {"schedule.stop_at": "1 steps"}), changed, "") == 0
+    said = train(changed, *options(two_steps | {"data.workers": 2}), processes=2)
+    assert f"continuing {changed} at step 1 of 2" in said
     compare(straight, changed, steps=2)
 
 
