@@ -120,6 +120,7 @@ def test_a_photograph_is_turned_as_its_exif_data_say(tmp_path, orientation):
         np.testing.assert_allclose(to_array(given).astype(int), np.asarray(big), atol=10)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_exif_data_that_cannot_be_read_say_nothing(tmp_path):
     corners().save(tmp_path / "photo.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff broken")
     assert to_array(tmp_path / "photo.jpg").shape == (4, 6, 3)
@@ -159,6 +160,7 @@ def test_a_picture_that_is_far_too_large_is_refused_before_it_is_unpacked(tmp_pa
         to_array(path)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
 def test_a_picture_that_is_cut_short_is_refused(tmp_path, kind):
     noise = np.random.RandomState(0).randint(0, 256, (64, 64, 3), np.uint8)

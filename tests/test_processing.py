@@ -49,7 +49,7 @@ def test_pixels_are_those_of_hugging_face_to_the_bit(name):
     np.testing.assert_array_equal(scaled, np.float32(expected.astype(np.float64) / 255)[None])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(8, 60), st.integers(8, 60))
 def test_any_size_gives_the_crop_and_the_short_side(height, width, edge, crop):
     processor = mv.MobileViTImageProcessor(size=edge, crop_size=crop)
@@ -224,7 +224,8 @@ assert not {"jax", "flax", "cv2", "matplotlib"} & set(sys.modules)
 def test_weights_without_a_file_of_their_own_bring_the_rules_of_their_source(tmp_path, monkeypatch):
     with pytest.raises(WeightsError, match="holds no weights"):
         mv.MobileViTImageProcessor.from_pretrained(tmp_path)
-    stored = types.SimpleNamespace(preprocessor=formats.image_rules(288, 256))
+    rules = {**PUBLISHED, "resample": 3, "do_flip_channel_order": False}
+    stored = types.SimpleNamespace(preprocessor=rules)
     monkeypatch.setattr(formats, "read", lambda path: stored)
     processor = mv.MobileViTImageProcessor.from_pretrained(tmp_path)
     assert processor.size == {"shortest_edge": 288} and processor.resample == 3

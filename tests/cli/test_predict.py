@@ -1,12 +1,14 @@
 """`mobilevitv2 predict`: which pictures it takes, what it prints and what it writes."""
 
 import json
+import pathlib
 import warnings
 
 import numpy as np
 import pytest
 from PIL import Image
 from processing_cases import picture
+from tiny import tiny_flags
 
 from mobilevitv2_jax.cli.main import main
 from mobilevitv2_jax.errors import ImageError
@@ -169,3 +171,51 @@ def test_a_mistake_is_told_before_anything_is_loaded(folder, fake, capsys, line,
     (folder / "empty").mkdir()
     status, out, err = run(capsys, *line.split())
     assert (status, out) == (2, "") and said in err and not fake
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [
+        ("digits", {}),
+        (
+            "digits_segmentation",
+            {"data.batch_size": 8, "eval.batch_size": 48, "model.aspp_out_channels": 16},
+        ),
+    ],
+)
+def test_a_run_predicts_straight_after_training(tmp_path, monkeypatch, capsys, config, changes):
+    path = pathlib.Path(__file__).parents[2] / "configs" / f"{config}.py"
+    values = {"schedule.total": "1 steps", "model.depthwise": "convolution", **changes}
+    with pytest.raises(SystemExit) as leaving:
+        main(
+            [
+                "train",
+                "--config",
+                str(path),
+                "--workdir",
+                str(tmp_path / "run"),
+                *tiny_flags(values),
+            ]
+        )
+    assert leaving.value.code == 0
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    for name, size in (("a.png", (64, 64)), ("b.png", (50, 90))):
+        Image.fromarray(picture(size)).save(name)
+    status, out, err = run(
+        capsys, "a.png", "b.png", "--pretrained", "run", "--explain", "--json", "--top-k=3"
+    )
+    assert (status, err) == (0, "")
+    segments = config == "digits_segmentation"
+    for record, size in zip(json.loads(out), ((64, 64), (50, 90)), strict=True):
+        assert Image.open(record["explanation"]).width > 100
+        labels = {found["label"] for found in record["classes"]}
+        if segments:
+            assert Image.open(record["overlay"]).height > 100
+            shares = [found["share"] * size[0] * size[1] for found in record["classes"]]
+            assert sum(shares) == pytest.approx(size[0] * size[1])
+            assert labels <= {"background", *"0123456789"}
+        else:
+            assert len(labels) == 3 and labels <= set("0123456789")
+            assert sum(found["probability"] for found in record["classes"]) <= 1 + 1e-6

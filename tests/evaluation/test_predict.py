@@ -174,16 +174,30 @@ class Backbone:
         return tuple(maps)
 
 
-@pytest.mark.parametrize(("side", "cells"), [(64, 8), (8, 4)])
-def test_the_heat_is_where_the_best_class_has_its_evidence(side, cells):
-    # Class 0 is red and not green, class 1 green and not red.
-    classifier = lambda x: x @ jnp.array([[1.0, -1.0], [-1.0, 1.0], [0.0, 0.0]])  # noqa: E731
-    model = types.SimpleNamespace(backbone=Backbone(), classifier=classifier)
+class Colours:
+    """Class 0 is red and not green, class 1 green and not red."""
+
+    backbone = Backbone()
+
+    @staticmethod
+    def classifier(x):
+        return x @ jnp.array([[1.0, -1.0], [-1.0, 1.0], [0.0, 0.0]])
+
+
+@pytest.mark.parametrize(("side", "cells"), [(512, 16), (256, 8), (224, 7), (64, 8), (8, 4)])
+def test_the_heat_is_of_the_deepest_map_that_shows_places(side, cells):
+    pixels = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
+    _, heat = jax.eval_shape(lambda x: explain.class_activation(Colours(), x), pixels)
+    assert heat.shape == (2, cells, cells)
+
+
+def test_the_heat_is_where_the_best_class_has_its_evidence():
+    side, cells = 64, 8
     pixels = np.zeros((2, side, side, 3), np.float32)
     pixels[0, : side // 2, : side // 2, 0] = 1  # red in the upper left corner
     pixels[0, side // 2 :, :, 1] = 0.2  # a little green below
     pixels[1, :, side // 2 :, 1] = 1  # green on the right
-    logits, heat = jax.jit(lambda x: explain.class_activation(model, x))(pixels)
+    logits, heat = jax.jit(lambda x: explain.class_activation(Colours(), x))(pixels)
     assert heat.shape == (2, cells, cells)
     np.testing.assert_array_equal(logits.argmax(-1), [0, 1])
     half, corner = cells // 2, max(1, cells // 4)

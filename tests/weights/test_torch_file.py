@@ -219,12 +219,12 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path):
         refusal(path)
 
 
-def test_a_flipped_bit_in_any_byte_is_refused_or_changes_nothing(tmp_path):
+def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path):
     whole = write(tmp_path / "whole.pt", mapping({"w": WHOLE}), STORE).read_bytes()
     path, refused = tmp_path / "flipped.pt", 0
-    for position in range(len(whole)):
+    for position in range(0, len(whole), 2):
         data = bytearray(whole)
-        data[position] ^= 1 << position % 8
+        data[position] ^= 1 << position // 2 % 8
         path.write_bytes(data)
         try:
             read = torch_file.read(path)
@@ -232,7 +232,7 @@ def test_a_flipped_bit_in_any_byte_is_refused_or_changes_nothing(tmp_path):
             refused += 1
         else:  # a date, an attribute, or the name or version of an entry that is not needed
             np.testing.assert_array_equal(read["w"], VALUES.reshape(2, 3))
-    assert refused > len(whole) / 2
+    assert refused > len(whole) / 4
 
 
 # ---- Nothing is executed -------------------------------------------------------------------
@@ -264,7 +264,7 @@ fragments = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(fragments, max_size=30).map(b"".join), st.booleans())
 def test_whatever_a_pickle_holds_nothing_is_executed(tmp_path, watch, body, inside):
     value = mapping({"w": WHOLE, "x": body}) if inside else body
