@@ -27,6 +27,7 @@ def get_config(arg=""):
     config.data.eval_split = "val"
     config.data.batch_size = config.eval.batch_size = 32
     config.data.image_size = config.eval.crop = arg.resolution
+    config.data.workers = -1  # as many as the cores allow
     config.eval.resize = arg.resolution * 9 // 8  # 288 for 256, as in the published evaluation
 
     config.augment.random_resized_crop = True

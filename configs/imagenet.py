@@ -47,6 +47,7 @@ def get_config(arg=""):
     config.data.workers = -1  # as many loader processes as the cores allow
     config.data.batch_size = config.eval.batch_size = 1024
     config.data.image_size = config.model.image_size = 256
+    config.data.workers = -1  # as many as the cores allow
 
     config.augment.random_resized_crop = True
     config.augment.horizontal_flip = 0.5
