@@ -212,8 +212,9 @@ def write(
         data_dir: where data sets live; this one becomes `<data_dir>/<name>/<version>`.
         processes: how many write; 0 writes in this one.
         tell: is called with the progress, when it begins and after each shard.
-        accept: is called with what became of the splits before the set takes its name; what
-            it raises leaves the set unfinished, the shards kept.
+        accept: is called with what became of the splits before the set takes its name; a
+            `DataError` of it leaves the set unfinished. Shards are kept, but for those from
+            which examples were left out.
         shard_bytes: size of a shard.
 
     Returns:
@@ -237,7 +238,11 @@ def write(
             ]
             _write_shards(unfinished, description, splits, shards, processes, tell)
             reports = {split: _split_report(unfinished, shards, split) for split in splits}
-            accept(reports)
+            try:
+                accept(reports)
+            except DataError:
+                _forget_corrupt(unfinished, shards)
+                raise
             _finish(unfinished, description, plan, reports)
             unfinished.rename(directory)
     return directory, _read_finished(directory, plan)
@@ -431,6 +436,13 @@ def _result(directory: pathlib.Path, shard: _Shard) -> dict[str, Any] | None:
     whole = reader.num_records() == result["examples"]
     reader.close()
     return result if whole else None
+
+
+def _forget_corrupt(directory: pathlib.Path, shards: Sequence[_Shard]) -> None:
+    """Has the shards from which examples were left out written again: they may be mended."""
+    for shard in shards:
+        if (_result(directory, shard) or {}).get("corrupt"):
+            (directory / _RESULTS / f"{shard.name}.json").unlink()
 
 
 def _split_report(directory: pathlib.Path, shards: Sequence[_Shard], split: str) -> SplitReport:

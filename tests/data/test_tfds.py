@@ -1,5 +1,6 @@
 """Reading TFDS data sets by index."""
 
+import dataclasses
 import os
 import pickle
 import subprocess
@@ -113,6 +114,23 @@ def test_a_record_with_a_flipped_bit_is_corrupt_and_counted_by_the_evaluation(tm
     with evaluation_batches(source, Evaluate(8, 8, "bilinear"), batch_size=12) as batches:
         batch = next(batches)
     np.testing.assert_array_equal(np.flatnonzero(batch["corrupt"]), damaged)
+
+
+def test_a_split_without_labels_is_refused_by_name_when_it_is_loaded(tmp_path):
+    class Unlabelled(NoiseExamples):
+        def __getitem__(self, index):
+            record = super().__getitem__(index)
+            return dataclasses.replace(record, values={**record.values, "label": -1})
+
+    write_noise(tmp_path, {"test": Unlabelled(8)})
+    source = load_source("tfds", "test", str(tmp_path))
+    with (
+        pytest.raises(
+            DataError, match=r"noise/1.0.0/test/8 has the label -1, and its classes are 0"
+        ),
+        evaluation_batches(source, Evaluate(8, 8, "bilinear"), batch_size=4) as batches,
+    ):
+        next(batches)
 
 
 FEW_FILES = """
