@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from mobilevitv2_jax.data import array_record
+from mobilevitv2_jax.data import array_record, examples
 from mobilevitv2_jax.data.image import CorruptError
 
 
@@ -47,13 +47,13 @@ class NoiseExamples:
         if index in self.corrupt:
             raise CorruptError(f"number {index} is damaged")
         values = {"image": io.BytesIO(encoded(index)), "label": index % 5, "file_name": f"{index}"}
-        return array_record.Record(values, "number 3 is odd" if index == 3 else "")
+        return examples.Record(values, "number 3 is odd" if index == 3 else "")
 
 
-NOISE = array_record.Description(
+NOISE = examples.Description(
     name="noise",
     version="1.0.0",
-    features=functools.partial(array_record.classification_features, tuple("abcde")),
+    features=functools.partial(examples.classification_features, tuple("abcde")),
     text="Noise.",
 )
 

@@ -13,12 +13,11 @@ from mobilevitv2_jax.cli import flags
 from mobilevitv2_jax.data.array_record import (
     REPORT,
     SHARD_BYTES,
-    Description,
-    Examples,
     Progress,
     SplitReport,
     write,
 )
+from mobilevitv2_jax.data.examples import Description, Examples
 from mobilevitv2_jax.data.parallel import cores
 from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.training.logging import format_seconds

@@ -9,7 +9,8 @@ from absl import flags as absl_flags
 
 from mobilevitv2_jax.cli import flags, help
 from mobilevitv2_jax.cli.preparation import define_output, prepare, read_output, require, say
-from mobilevitv2_jax.data.array_record import Examples, SplitReport
+from mobilevitv2_jax.data.array_record import SplitReport
+from mobilevitv2_jax.data.examples import Examples
 from mobilevitv2_jax.errors import ConfigError, DataError
 
 USAGE = """

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import pathlib
 
-from mobilevitv2_jax.data.array_record import Description
+from mobilevitv2_jax.data.examples import Description
 from mobilevitv2_jax.data.maps import FileMaps, check_split, find_root, list_files
 from mobilevitv2_jax.data.prepared_maps import RecordMaps, features, open_prepared
 from mobilevitv2_jax.errors import DataError

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mobilevitv2_jax.data.array_record import Record
+from mobilevitv2_jax.data.examples import Record
 from mobilevitv2_jax.data.image import CorruptError, decode
 from mobilevitv2_jax.data.maps import Map, check_map
 from mobilevitv2_jax.data.prepared_maps import map_record

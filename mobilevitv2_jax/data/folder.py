@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from mobilevitv2_jax.data.array_record import (
+from mobilevitv2_jax.data.examples import (
     Description,
     Record,
     classification_features,
@@ -234,7 +234,7 @@ def _source(split: str, listing: Listing, names: tuple[str, ...]) -> FolderSourc
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FolderExamples:
-    """The images of a source as `array_record.Examples`, stored as they are.
+    """The images of a source as `Examples`, stored as they are.
 
     Attributes:
         source: the images.

@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from mobilevitv2_jax.data import archive
-from mobilevitv2_jax.data.array_record import (
+from mobilevitv2_jax.data.array_record import SplitReport
+from mobilevitv2_jax.data.examples import (
     Description,
     Record,
-    SplitReport,
     classification_features,
     classification_record,
 )
@@ -58,7 +58,7 @@ def description() -> Description:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ArchiveExamples:
-    """The images in an archive, as `array_record.Examples`.
+    """The images in an archive, as `Examples`.
 
     Attributes:
         path: the archive.

@@ -15,7 +15,8 @@ from typing import Any
 
 import cv2
 
-from mobilevitv2_jax.data.array_record import Examples, Record, SplitReport
+from mobilevitv2_jax.data.array_record import SplitReport
+from mobilevitv2_jax.data.examples import Examples, Record
 from mobilevitv2_jax.data.image import CorruptError, decode
 from mobilevitv2_jax.data.maps import FileMaps, Map, check_map, decode_map
 from mobilevitv2_jax.errors import DataError

@@ -16,7 +16,7 @@ import functools
 import pathlib
 from collections.abc import Iterator
 
-from mobilevitv2_jax.data.array_record import Description
+from mobilevitv2_jax.data.examples import Description
 from mobilevitv2_jax.data.maps import FileMaps, check_split, find_root, list_files
 from mobilevitv2_jax.data.prepared_maps import RecordMaps, features, open_prepared
 from mobilevitv2_jax.errors import DataError
