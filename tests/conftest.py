@@ -1,4 +1,4 @@
-"""What all tests share: one compilation cache, which subprocesses inherit; an object store."""
+"""What all tests share: cores, one compilation cache that subprocesses inherit, an object store."""
 
 import atexit
 import os
@@ -14,6 +14,11 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _CACHE = tempfile.mkdtemp(prefix="mobilevitv2-jax-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE
     atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Returns on how many cores to test: slow tests keep deadlines, and have the machine alone."""
+    return 0 if config.option.markexpr == "slow" else min(os.cpu_count() or 1, 4)
 
 
 @pytest.fixture
