@@ -15,7 +15,7 @@ import cv2
 import ml_collections
 import numpy as np
 
-from mobilevitv2_jax.data.image import resize, resize_short_side
+from mobilevitv2_jax.data.image import center_crop, resize, resize_short_side
 from mobilevitv2_jax.data.randaugment import OPERATIONS
 
 Example = dict[str, Any]
@@ -29,10 +29,10 @@ Step = Callable[[Example, np.random.Generator], Example]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Resizes the short side and cuts out the central square, as torchvision's transforms do.
+    """Resizes the short side and cuts out the central square.
 
-    A margin that has no middle pixel is halved to the even number, as in the published results;
-    Hugging Face's processor rounds down: at most one pixel away.
+    An odd margin is halved to the lower pixel, as in the image processor that goes with the
+    weights; torchvision halves it to the even one.
 
     Attributes:
         resize: short side before the crop, in pixels; at least `crop`.
@@ -47,9 +47,7 @@ class Evaluate:
     def __call__(self, example: Example, rng: np.random.Generator | None = None) -> Example:
         """Returns the example with its image transformed; nothing is drawn from `rng`."""
         image = resize_short_side(example["image"], self.resize, self.interpolation)
-        top, left = (round((side - self.crop) / 2) for side in image.shape[:2])
-        image = image[top : top + self.crop, left : left + self.crop]
-        return {**example, "image": np.ascontiguousarray(image)}
+        return {**example, "image": np.ascontiguousarray(center_crop(image, self.crop))}
 
 
 @dataclasses.dataclass(frozen=True)
