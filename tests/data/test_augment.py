@@ -23,8 +23,8 @@ from mobilevitv2_jax.data.augment import (
     train_transform,
 )
 from mobilevitv2_jax.data.image import resize, resize_short_side
-from mobilevitv2_jax.processing import MobileViTImageProcessor
 from mobilevitv2_jax.data.randaugment import OPERATIONS
+from mobilevitv2_jax.processing import MobileViTImageProcessor
 
 CROP = RandomResizedCrop(16, (0.08, 1.0), (3 / 4, 4 / 3), "bilinear")
 
