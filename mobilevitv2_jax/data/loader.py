@@ -119,6 +119,7 @@ def evaluation_batches(
 
     Padding has "index" -1 and is never corrupt: evaluated + corrupt = total.
     """
+    _rows(batch_size, process_index, process_count)  # refuses a batch size of 0, a divisor below
     positions = np.arange(evaluation_steps(len(source), batch_size) * batch_size)
     return planned_batches(
         source,

@@ -138,6 +138,7 @@ def test_the_report_is_that_of_the_compiled_step(a_cpu_for_a_pod, capsys, monkey
     assert "none: depthwise ones are shifts" in out
 
 
+@pytest.mark.slow
 def test_a_program_that_does_not_fit_a_chip_ends_with_an_error(
     a_cpu_for_a_pod, capsys, monkeypatch
 ):

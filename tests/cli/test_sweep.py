@@ -101,6 +101,7 @@ def test_a_run_directory_of_another_config_is_told_before_the_first_starts(sweep
     assert not (tmp_path / "sweep" / "trained").exists()
 
 
+@pytest.mark.slow
 def test_points_are_trained_compared_and_only_what_is_left_is_trained_again(sweep, tmp_path):
     directory = tmp_path / "sweep"
     status, out, _ = sweep("--parallel=1")
@@ -123,6 +124,7 @@ def test_points_are_trained_compared_and_only_what_is_left_is_trained_again(swee
     assert status == 0 and "started" not in out and "75.00%" in out
 
 
+@pytest.mark.slow
 def test_failures_are_listed_and_the_others_compared(sweep, monkeypatch):
     code = "if 'seed=1' in directory.name:\n    sys.exit('error: no luck')\n" + TRAIN
     monkeypatch.setattr(local, "TRAIN", command(code))
@@ -150,6 +152,7 @@ def test_commands_are_printed_one_for_each_point_that_is_left(sweep, tmp_path):
     assert sweep("--executor=commands")[1].splitlines() == lines[1:]
 
 
+@pytest.mark.slow
 def test_what_a_model_costs_is_measured_at_the_size_of_the_evaluation(monkeypatch):
     use_small_model(monkeypatch)
     config = configs.load("configs/digits.py")

@@ -89,6 +89,7 @@ def test_a_picture_that_cannot_be_read_is_an_error_in_its_place(classifier, tmp_
     assert list(classifier([])) == []
 
 
+@pytest.mark.slow
 def test_a_segmenter_gives_every_pixel_of_the_whole_picture_a_class(segmenter):
     processor = segmenter._processor
     images = [picture((64, 70)), picture((50, 70))]

@@ -74,6 +74,7 @@ def test_feature_maps_of_odd_sizes_have_the_sizes_of_their_rule(make_model, imag
         assert sizes() == exact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["resize", "resize_back"])
 def test_images_that_leave_one_pixel_have_finite_logits(make_model, images, rule):
     model = with_reference_weights(make_model(odd_size_rule=rule))
@@ -105,6 +106,7 @@ def run_block(block, x):
     return np.asarray(jax.jit(lambda state, x: nnx.merge(graph, state)(x))(state, x))
 
 
+@pytest.mark.slow
 def test_the_odd_size_rules_differ_on_odd_maps_and_agree_on_even_ones():
     """Tolerance: 1e-3 of the largest value tells a different result from rounding."""
     for side in (6, 5):
@@ -189,6 +191,7 @@ def test_the_dilation_rules_differ_where_the_output_stride_is_fine(make_model, i
     assert np.abs(logits[0] - logits[1]).max() > 0.01 * np.abs(logits[0]).max()
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     height=st.integers(1, 6),

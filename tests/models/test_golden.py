@@ -10,7 +10,6 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 from oracle.cases import GOLDEN as CONVENTIONS
 from oracle.cases import RULES
 from reference_weights import (
@@ -26,11 +25,17 @@ from reference_weights import (
 
 import mobilevitv2_jax as mv
 from mobilevitv2_jax.models import functional
+from mobilevitv2_jax.models.initializers import Blank
 from mobilevitv2_jax.models.losses import classification_loss
 
 TOLERANCE = 1e-5
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "huggingface.npz"
-ALTERNATING = [(width, SIZES[index % 2]) for index, width in enumerate(WIDTHS)]
+QUICK = (0.33, 0.5, 1.0, 2.0)
+"""Widths of the default tests; the others are slow tests."""
+ALTERNATING = [
+    pytest.param(width, SIZES[index % 2], marks=() if width in QUICK else pytest.mark.slow)
+    for index, width in enumerate(WIDTHS)
+]
 OTHERS = [(width, SIZES[1 - index % 2]) for index, width in enumerate(WIDTHS)]
 
 
@@ -41,7 +46,7 @@ def golden(file: pathlib.Path = GOLDEN) -> dict[str, np.ndarray]:
 
 def run(kind: type, size: tuple[int, int], **fields):
     """Returns our model's output, under jit, with the reference weights."""
-    model = kind(mv.MobileViTV2Config(**fields), rngs=nnx.Rngs(0))
+    model = kind(mv.MobileViTV2Config(**fields), rngs=Blank())
     mv.weights.load_state_dict(model, reference_weights(shapes_of(mv.weights.state_dict(model))))
     graphs, parameters, statistics = functional.split(model)
 

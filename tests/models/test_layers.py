@@ -169,6 +169,7 @@ def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
     assert (np.asarray(layer(jnp.ones((9, 1, 1, 1)))) == 1).all()
 
 
+@pytest.mark.slow
 def test_stochastic_depth_grows_from_0_in_equal_steps_and_spares_the_skip():
     layers = {"n_attn_blocks": (1, 2, 1), "width_multiplier": 0.25}
     config = CONFIG.replace(stochastic_depth=0.18, **layers)

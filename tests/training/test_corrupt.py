@@ -85,6 +85,7 @@ def test_a_run_names_damaged_images_and_writes_their_number(folder, tmp_path, ca
     assert [line["train/corrupt"] for line in lines if "train/corrupt" in line][-1] == 3
 
 
+@pytest.mark.slow
 def test_a_run_on_a_broken_set_ends_before_it_has_learnt_from_it(folder, tmp_path, monkeypatch):
     use_small_model(monkeypatch)
     with pytest.raises(DataError, match="config.data.max_corrupt is 1"):

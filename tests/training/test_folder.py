@@ -22,6 +22,7 @@ def test_the_argument_is_the_folder():
     assert (config.data.image_size, config.eval.crop, config.eval.resize) == (128, 128, 144)
 
 
+@pytest.mark.slow
 def test_one_line_trains_on_a_folder_and_tells_of_each_class(tmp_path, monkeypatch, capsys):
     use_small_model(monkeypatch)
     images, run = tmp_path / "my images", tmp_path / "run"

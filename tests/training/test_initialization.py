@@ -90,6 +90,7 @@ def test_a_model_of_another_shape_is_refused_by_the_key(source):
         resolve(tiny_config(changes))
 
 
+@pytest.mark.slow
 def test_weights_of_other_classes_lend_their_backbone_and_the_head_is_new(source):
     config = resolve(tiny_config({"init.pretrained": str(source), **FREE}))
     lines = []
@@ -134,6 +135,7 @@ def test_evaluation_sees_the_pixels_that_the_weights_own_processor_makes(source)
         np.testing.assert_allclose(pixels(images), expected, rtol=2e-7)
 
 
+@pytest.mark.slow
 def test_weights_are_evaluated_on_the_classes_that_they_have(source, monkeypatch, capsys):
     """The evaluation itself is that of runs, and stands still here."""
     seen = {}

@@ -294,6 +294,7 @@ def test_an_evaluation_that_a_signal_cuts_short_is_made_when_the_run_goes_on(
     assert_the_same_run(directory, straight, config)
 
 
+@pytest.mark.slow
 def test_lines_after_the_last_checkpoint_of_a_run_that_died_are_written_anew(
     straight, tmp_path, monkeypatch
 ):
@@ -328,6 +329,7 @@ def save_only(step):
     return save
 
 
+@pytest.mark.slow
 def test_a_run_that_died_before_its_results_only_evaluates_again(straight, tmp_path):
     directory = pathlib.Path(shutil.copytree(straight, tmp_path / "run"))
     (directory / "eval.json").unlink()
@@ -514,6 +516,7 @@ def test_a_run_of_another_config_is_refused_before_any_compile(straight, monkeyp
     assert read_config(straight).seed == 0
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_data_that_it_began_with_or_by_leave(
     straight, tmp_path, monkeypatch
 ):
@@ -536,6 +539,7 @@ def test_a_run_goes_on_with_the_data_that_it_began_with_or_by_leave(
     assert loop.train(allowed, directory, "") == 0
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_passed_over_and_the_run_comes_to_the_same_bits(
     straight, tmp_path, capsys
 ):

@@ -39,6 +39,7 @@ def one(cut):
     return {**noise_batch(), **partners, **{name: x[number].copy() for name, x in found.items()}}
 
 
+@pytest.mark.slow
 def test_each_example_has_the_one_before_it_as_partner():
     batch, found = noise_batch(), one(cut=False)
     for number in range(SIZE):

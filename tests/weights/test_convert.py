@@ -45,6 +45,7 @@ def test_a_tree_for_orbax_holds_parameters_and_statistics_by_our_paths(tmp_path)
     assert mv.MobileViTImageProcessor.from_pretrained(tmp_path / "tree").resample == 3
 
 
+@pytest.mark.slow
 def test_what_cannot_be_expressed_leaves_nothing_at_the_destination(tmp_path, capsys):
     make(tmp_path / "hf", {**images.rules(72, 64, "bicubic"), "resample": 0}, width_multiplier=0.5)
     for argv, named in (
