@@ -177,16 +177,21 @@ def test_a_mistake_is_told_before_anything_is_loaded(folder, fake, capsys, line,
 @pytest.mark.parametrize(
     ("config", "changes"),
     [
-        ("digits", {}),
+        ("digits", {}),  # its compiled step is that of other tests
         (
             "digits_segmentation",
-            {"data.batch_size": 8, "eval.batch_size": 48, "model.aspp_out_channels": 16},
+            {
+                "schedule.total": "1 steps",
+                "data.batch_size": 8,
+                "eval.batch_size": 48,
+                "model.aspp_out_channels": 16,
+                "model.depthwise": "convolution",
+            },
         ),
     ],
 )
 def test_a_run_predicts_straight_after_training(tmp_path, monkeypatch, capsys, config, changes):
     path = pathlib.Path(__file__).parents[2] / "configs" / f"{config}.py"
-    values = {"schedule.total": "1 steps", "model.depthwise": "convolution", **changes}
     with pytest.raises(SystemExit) as leaving:
         main(
             [
@@ -195,7 +200,7 @@ def test_a_run_predicts_straight_after_training(tmp_path, monkeypatch, capsys, c
                 str(path),
                 "--workdir",
                 str(tmp_path / "run"),
-                *tiny_flags(values),
+                *tiny_flags(changes),
             ]
         )
     assert leaving.value.code == 0
