@@ -1,17 +1,19 @@
 """An experiment and a model small enough to be compiled and run many times."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 from flax import nnx
 
-from mobilevitv2_jax.config import default_config
+from mobilevitv2_jax.config import default_config, load
 from mobilevitv2_jax.models.backbone import pool
 from mobilevitv2_jax.models.layers import ConvNormAct, Pointwise, activation
 from mobilevitv2_jax.models.losses import segmentation_loss
 from mobilevitv2_jax.models.outputs import ImageClassifierOutput, SemanticSegmenterOutput
 from mobilevitv2_jax.training import task
 
+DIGITS = pathlib.Path(__file__).parents[1] / "configs" / "digits.py"
 VALUES = {
     "model.width_multiplier": 0.25,
     "model.n_attn_blocks": (1, 1, 1),
@@ -41,6 +43,13 @@ def tiny_config(changes=None):
     config = default_config()
     config.update_from_flattened_dict({**VALUES, **(changes or {})})
     return config.lock()
+
+
+def tiny_digits(changes=None):
+    """Returns the same of `configs/digits.py`, as a command with `tiny_flags` has it."""
+    config = load(str(DIGITS))
+    config.update_from_flattened_dict({**VALUES, **(changes or {})})
+    return config
 
 
 def tiny_flags(changes=None):

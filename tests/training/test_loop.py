@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from states import bytes_of, saved_state
-from tiny import tiny_config, tiny_flags, use_small_model
+from tiny import tiny_config, tiny_digits, tiny_flags, use_small_model
 
 from mobilevitv2_jax.config import ConfigError, flatten
 from mobilevitv2_jax.data import augment
@@ -624,7 +624,7 @@ def test_a_process_with_workers_that_is_stopped_or_killed_goes_on_to_the_bits_of
     assert f"continuing {directory} at step" in said
     if program == SMALL_PROGRAM:
         use_small_model(monkeypatch)
-    assert loop.train(tiny_config(LONGER), straight, "") == 0
+    assert loop.train(tiny_digits(LONGER), straight, "") == 0
     config = read_config(directory)
     expected, found = leaves(straight, 60, config), leaves(directory, 60, config)
     assert [path for path in expected if expected[path] != found[path]] == []

@@ -15,9 +15,8 @@ import time
 import numpy as np
 import pytest
 from states import arrays_of, bytes_of, saved_state
-from tiny import VALUES, tiny_flags, use_small_model
+from tiny import tiny_digits, tiny_flags, use_small_model
 
-from mobilevitv2_jax.config import load
 from mobilevitv2_jax.training import loop
 from mobilevitv2_jax.training.logging import read_metrics
 from mobilevitv2_jax.training.run_directory import read_results
@@ -117,13 +116,6 @@ def start_one(words):
     )
 
 
-def digits(changes):
-    """Returns the experiment that a command gets which has `FLAGS` and these changes."""
-    config = load(str(REPOSITORY / "configs" / "digits.py"))
-    config.update_from_flattened_dict({**VALUES, **changes})
-    return config
-
-
 def latest(directory):
     with Checkpoints(directory / "checkpoints", read_only=True) as checkpoints:
         return checkpoints.latest_step()
@@ -198,8 +190,8 @@ def test_a_run_goes_on_with_other_numbers_of_processes_devices_and_workers(tmp_p
     use_small_model(monkeypatch)
     straight, changed = tmp_path / "straight", tmp_path / "changed"
     two_steps = ONE_STEP | {"schedule.total": "2 steps"}
-    assert loop.train(digits(two_steps), straight, "") == 0
-    assert loop.train(digits(two_steps | {"schedule.stop_at": "1 steps"}), changed, "") == 0
+    assert loop.train(tiny_digits(two_steps), straight, "") == 0
+    assert loop.train(tiny_digits(two_steps | {"schedule.stop_at": "1 steps"}), changed, "") == 0
     said = train(changed, *options(two_steps | {"data.workers": 2}), processes=2)
     assert f"continuing {changed} at step 1 of 2" in said
     compare(straight, changed, steps=2)
