@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from states import bytes_of, saved_state
-from tiny import tiny_config, tiny_flags, use_small_model
+from tiny import tiny_digits, tiny_flags, use_small_model
 
 from mobilevitv2_jax.training import loop
 from mobilevitv2_jax.training.logging import read_metrics
@@ -60,7 +60,7 @@ def test_a_full_disk_ends_a_run_in_a_line_and_it_goes_on_when_there_is_room(tmp_
 
     assert "continuing" in second, second
     use_small_model(monkeypatch)
-    assert loop.train(tiny_config(CHANGES), tmp_path / "straight", "") == 0
+    assert loop.train(tiny_digits(CHANGES), tmp_path / "straight", "") == 0
     runs = (tmp_path / "straight", tmp_path / "out" / "run")
     expected, found = (bytes_of(saved_state(run, 20)) for run in runs)
     assert [path for path in expected if expected[path] != found[path]] == []
