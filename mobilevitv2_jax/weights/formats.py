@@ -14,14 +14,12 @@ from typing import Any
 
 from etils import epath
 
-from mobilevitv2_jax import class_names
+from mobilevitv2_jax import class_names, processing
 from mobilevitv2_jax.config import FORMAT, from_json
 from mobilevitv2_jax.errors import WeightsError
 from mobilevitv2_jax.models.config import MobileViTV2Config
 from mobilevitv2_jax.weights import hub, images, names, shapes, tensors
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
-
-PREPROCESSOR = "preprocessor_config.json"
 
 OURS = "mobilevitv2_jax"
 """Key in timm's config.json that holds our own: timm passes it over."""
@@ -97,7 +95,7 @@ def _json(path: epath.Path) -> dict[str, Any]:
 def _read_files(file: epath.Path, directory: epath.Path | None) -> Stored:
     """Reads a file of weights, and what the files beside it say of them."""
     values = _json(directory / "config.json") if directory else {}
-    rules = _json(directory / PREPROCESSOR) if directory else {}
+    rules = _json(directory / processing.FILE) if directory else {}
     read_config = _reader(values, file)
     arrays = tensors.read(file)
     source = _source(arrays, file)
@@ -165,7 +163,9 @@ def _with_assumed_images(
     crop = config.image_size
     rules = images.rules(crop + 32, crop, "bicubic" if own else "bilinear", flip=not own)
     order = "RGB, bicubic" if own else "BGR, bilinear"
-    said = f"there is no {PREPROCESSOR}: images are taken as {order}, {crop + 32} -> {crop} pixels"
+    said = (
+        f"there is no {processing.FILE}: images are taken as {order}, {crop + 32} -> {crop} pixels"
+    )
     return Stored("", source, arrays, config, rules, assumed_images=said)
 
 
@@ -248,7 +248,7 @@ def _read_run(directory: epath.Path, checkpoint: str | int, average: bool) -> St
         )
     run = from_json((directory / "config.json").read_text(), str(directory / "config.json"))
     config = MobileViTV2Config.from_pretrained(directory / "model")
-    rules = _json(directory / "model" / PREPROCESSOR)
+    rules = _json(directory / "model" / processing.FILE)
     metric = run.checkpoint.best_metric
     with Checkpoints(saved, best_metric=metric, read_only=True, tell=_warn) as checkpoints:
         chosen = {"latest": checkpoints.latest_step, "best": checkpoints.best_step}

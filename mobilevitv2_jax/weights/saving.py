@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from mobilevitv2_jax import processing
 from mobilevitv2_jax.errors import WeightsError
 from mobilevitv2_jax.files import write_whole
 from mobilevitv2_jax.models.config import WIDTHS, MobileViTV2Config, nearest
@@ -65,7 +66,7 @@ def save_pretrained(
     path = epath.Path(directory)
     path.mkdir(parents=True, exist_ok=True)
     if rules:
-        write_whole(path / formats.PREPROCESSOR, _json(rules))
+        write_whole(path / processing.FILE, _json(rules))
     for name, write in files.items():
         write(path / name)
     return changes
