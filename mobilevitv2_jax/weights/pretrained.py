@@ -79,7 +79,8 @@ def load(
 
     Raises:
         WeightsError: if the path cannot be read, or its weights are not those of this model:
-            all missing, unexpected and mismatched keys are listed.
+            all missing, unexpected and mismatched keys are listed; or if they are stored in half
+            precision, and `param_dtype` does not ask for it.
     """
     stored = formats.read(path, checkpoint, average)
     config = stored.config.replace(**fields)
@@ -97,6 +98,7 @@ def place(
     rngs: nnx.Rngs | None = None,
 ) -> Pretrained:
     """Puts weights that were read into a model of a class and a config; see `load`."""
+    _check_precision(stored, config)
     model: Any = cls(config, rngs=Blank())
     parameters, statistics = functional.arrays(model)
     ours = {**parameters, **statistics}
@@ -181,6 +183,20 @@ def _check(found: names.Match, new: list[str], dropped: list[str], stored: Store
     raise WeightsError(f"{stored.where}: the weights do not fit the model\n{rest.listed()}{hint}")
 
 
+def _check_precision(stored: Stored, config: MobileViTV2Config) -> None:
+    """Refuses half precision: as float32 it would pass for what it was rounded from."""
+    half = {key: str(array.dtype) for key, array in stored.arrays.items()}
+    half = {key: dtype for key, dtype in half.items() if dtype in ("float16", "bfloat16")}
+    if not half or config.param_dtype in half.values():
+        return
+    key, dtype = next(iter(half.items()))
+    raise WeightsError(
+        f"{stored.where}: {key} and {len(half) - 1} more of {len(stored.arrays)} tensors are "
+        f"{dtype}, and parameters are {config.param_dtype}: take the weights from before they were "
+        f'rounded, or keep them as they are with param_dtype="{dtype}"'
+    )
+
+
 def _notes(stored: Stored, found: names.Match, new: list[str], dropped: list[str]) -> list[str]:
     lines = [stored.assumed] if stored.assumed else []
     if new:
@@ -191,7 +207,4 @@ def _notes(stored: Stored, found: names.Match, new: list[str], dropped: list[str
     broken = [path for path, array in found.loaded.items() if not np.isfinite(array).all()]
     if broken:
         lines.append(names.listed("with values that are NaN or infinite", broken))
-    narrow = {str(array.dtype) for array in stored.arrays.values()} & {"float16", "bfloat16"}
-    if narrow:
-        lines.append(f"stored in {' and '.join(sorted(narrow))}, and widened without loss")
     return lines

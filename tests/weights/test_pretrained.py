@@ -163,14 +163,16 @@ def test_values_that_are_not_finite_are_named(copy):
         mv.MobileViTV2ForImageClassification.from_pretrained(copy({"classifier.bias": bias}))
 
 
-def test_half_precision_is_widened_without_loss_and_told(copy, saved):
+def test_half_precision_is_refused_unless_it_is_asked_for(copy, saved):
     whole = tensors.read(saved[CLASSES[1]] / "model.safetensors")
     half = {key: x.astype(np.float16) for key, x in whole.items() if x.dtype == np.float32}
-    with pytest.warns(UserWarning, match="stored in float16, and widened"):
-        model = mv.MobileViTV2ForImageClassification.from_pretrained(copy(half))
+    place = copy(half)
+    with pytest.raises(WeightsError, match="are float16, and parameters are float32.*param_dtype"):
+        mv.MobileViTV2ForImageClassification.from_pretrained(place)
+    model = mv.MobileViTV2ForImageClassification.from_pretrained(place, param_dtype="float16")
     again = mv.weights.state_dict(model)
     for key, x in half.items():
-        np.testing.assert_array_equal(again[key], x.astype(np.float32))
+        np.testing.assert_array_equal(again[key], x)
 
 
 def test_a_config_of_hugging_face_s_own_brings_its_rules_and_ours_win_where_we_wrote(copy, saved):
