@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import math
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -239,7 +242,21 @@ class _Records:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if multiprocessing.parent_process() is not None:
-            cv2.setNumThreads(0)  # in a worker: the cores are shared out by processes already
+            _settle_in_worker()
+
+
+@functools.cache
+def _settle_in_worker() -> None:
+    cv2.setNumThreads(0)  # the cores are shared out by processes already
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends a worker whose training was killed: grain's would wait for ever for room in its queue."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 @dataclasses.dataclass(frozen=True)

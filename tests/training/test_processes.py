@@ -253,9 +253,10 @@ def test_a_process_that_is_killed_or_stopped_ends_the_others(tmp_path, number, v
         job.until(" 20/1000000")
         job.processes[victim].send_signal(number)
         (status,) = job.statuses(DEATH, of=[1 - victim])
-        assert status in (70, -signal.SIGABRT)  # Python or JAX's own thread, whichever sees it
         # What JAX says of it, in an exception or by itself.
         said = job.last_lines(1 - victim)
+        # Python, JAX's own thread, or a save that waits for the other: whichever sees it.
+        assert status in (70, -signal.SIGABRT) or (status == 1 and "saving to" in said), said
         assert "Gloo" in said or "another task died" in said, said
 
 

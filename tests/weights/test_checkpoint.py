@@ -373,7 +373,7 @@ def test_too_little_free_space_is_said_before_anything_is_written(tmp_path, monk
 # The process may write no file of more than 4 KiB: a write fails halfway, as on a full disk.
 FULL_DISK = """
 import resource, signal, sys
-sys.path.insert(0, "tests/weights")
+sys.path[:0] = ["tests", "tests/weights"]
 import test_checkpoint as t
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with t.Checkpoints(sys.argv[1], best_metric="top1") as checkpoints:
