@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import sys
+import threading
 import traceback
 
 from mobilevitv2_jax.cli import processes
@@ -38,9 +39,11 @@ def main(argv: list[str] | None = None) -> None:
     """
     # A program is compiled once on a machine, not once in every process; JAX reads this variable.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "xla"))
-    # Through absl orbax warns of what its users asked for, and prints each error that it raises,
+    # Through these orbax warns of what its users asked for, and prints each error that it raises,
     # again and again; what matters here is said once, at the end.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _tell_of_main_thread
     try:
         status = dispatch("mobilevitv2", VERBS, sys.argv[1:] if argv is None else argv)
         processes.finish()
@@ -51,6 +54,16 @@ def main(argv: list[str] | None = None) -> None:
     if processes.started():
         processes.end(status)
     sys.exit(status)
+
+
+def _tell_of_main_thread(unraisable: sys.UnraisableHookArgs) -> None:
+    """Leaves out what fails in other threads where nothing can be raised.
+
+    When the write of one array of a checkpoint fails, tensorstore's threads complain for each of
+    the others that nobody waits any more; the failure itself is told once, at the end.
+    """
+    if threading.current_thread() is threading.main_thread():
+        sys.__unraisablehook__(unraisable)
 
 
 def _explain(error: BaseException) -> int:

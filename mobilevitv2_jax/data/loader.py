@@ -252,7 +252,7 @@ def _settle_in_worker() -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends a worker whose training was killed: grain's would wait for ever for room in its queue."""
+    """Ends a worker whose training was killed: it would wait for ever for room in its queue."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

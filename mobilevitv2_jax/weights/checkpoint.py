@@ -332,8 +332,8 @@ class Checkpoints:
         free = shutil.disk_usage(self.directory).free
         if free < needed:
             raise CheckpointError(
-                f"{self.directory} has {free / 1e6:,.1f} MB of free space, and a checkpoint needs "
-                f"{needed / 1e6:,.1f} MB while it is written: free some, and run the same command "
+                f"{self.directory} has {free / 1e6:,.3g} MB of free space, and a checkpoint needs "
+                f"{needed / 1e6:,.3g} MB while it is written: free some, and run the same command "
                 "again"
             )
 
