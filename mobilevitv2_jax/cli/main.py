@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import logging
 import os
 import sys
@@ -49,8 +48,6 @@ def main(argv: list[str] | None = None) -> None:
         processes.finish()
     except BaseException as error:
         status = _explain(error)
-    # What a write that failed has left unfinished complains at length if the interpreter ends it.
-    gc.collect()
     if processes.started():
         processes.end(status)
     sys.exit(status)

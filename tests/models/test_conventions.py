@@ -125,8 +125,8 @@ def test_the_odd_size_rules_differ_on_odd_maps_and_agree_on_even_ones():
             assert difference > 1e-3 * np.abs(results["drop"]).max()
 
 
-@pytest.mark.parametrize("patch", [1, 2, 4])
-@pytest.mark.parametrize("size", [(8, 8), (6, 7)], ids=str)
+@pytest.mark.parametrize("patch", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [pytest.param((8, 8), marks=pytest.mark.slow), (6, 7)], ids=str)
 def test_patches_of_every_size_work_under_every_rule(patch, size):
     x = np.random.RandomState(0).normal(size=(1, *size, 16)).astype(np.float32)
     rounded = tuple(-(-side // patch) * patch for side in size)

@@ -19,11 +19,14 @@ COSTS = {
     1.75: (5.491, 14_251_833),
     2.0: (7.158, 18_449_329),
 }
+SLOW = sorted(COSTS.keys() - {0.5, 1.0})
 # timm's results tables, millions at 256x256.
 ACTIVATIONS = {0.5: 8.04, 1.0: 16.08, 2.0: 32.15}
 
 
-@pytest.mark.parametrize("width", COSTS)
+@pytest.mark.parametrize(
+    "width", [0.5, 1.0, *(pytest.param(width, marks=pytest.mark.slow) for width in SLOW)]
+)
 def test_costs_are_those_of_the_table(width):
     summary = summarize(mv.MobileViTV2Config(width_multiplier=width, num_labels=1000), 256)
     macs, parameters = COSTS[width]
@@ -54,6 +57,7 @@ def test_rows_are_the_stages_and_add_up(make_model):
         assert getattr(summary, count) == sum(getattr(row, count) for row in summary.rows)
 
 
+@pytest.mark.slow
 def test_a_bare_backbone_has_no_head():
     config = mv.MobileViTV2Config(width_multiplier=0.5)
     model = nnx.eval_shape(lambda: mv.MobileViTV2Model(config, rngs=nnx.Rngs(0)))
@@ -63,6 +67,7 @@ def test_a_bare_backbone_has_no_head():
     assert summary.parameters == 1_113_593
 
 
+@pytest.mark.slow
 def test_the_way_depthwise_convolutions_are_expressed_does_not_matter():
     config = mv.MobileViTV2Config(width_multiplier=0.25)
     assert summarize(config, 64) == summarize(config.replace(depthwise="shifts"), 64)

@@ -132,6 +132,7 @@ def test_the_backbone_pools_only_when_asked_to(images):
     assert output.keys() == ["last_hidden_state"]
 
 
+@pytest.mark.slow
 def test_without_labels_the_logits_are_the_pooled_features(make_model, images):
     model = make_model(num_labels=0)
     assert model.classifier is None

@@ -105,6 +105,7 @@ def test_weights_of_other_classes_lend_their_backbone_and_the_head_is_new(source
     assert "2 newly initialised" in lines[1]
 
 
+@pytest.mark.slow
 def test_a_segmentation_begins_with_a_classifier(source):
     changes = {
         "init.pretrained": str(source),

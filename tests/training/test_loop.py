@@ -213,7 +213,8 @@ def test_images_per_second_are_those_of_training_alone(straight):
     assert len(found) == 4 and all(16 / 1.5 <= rate <= 16 * 2 for rate in found)
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_that_stops_where_it_is_told_goes_on_to_the_same_bits(
     straight, tmp_path, capsys, workers
 ):
@@ -272,7 +273,8 @@ def test_a_trace_of_the_steps_asked_for_opens_and_changes_no_bit_over_a_resume(
     assert values(directory) == values(straight)
 
 
-@pytest.mark.parametrize("at", [pytest.param(3, marks=pytest.mark.slow), 7])
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [3, 7])
 def test_an_evaluation_that_a_signal_cuts_short_is_made_when_the_run_goes_on(
     straight, tmp_path, monkeypatch, capsys, at
 ):

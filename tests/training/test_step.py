@@ -256,7 +256,8 @@ def small_step(monkeypatch, **changes):
     return make_step(tiny_config({"optimizer.name": "sgd", "optimizer.momentum": 0.0, **changes}))
 
 
-@pytest.mark.parametrize("group_size", [pytest.param(4, marks=pytest.mark.slow), 8])
+@pytest.mark.slow
+@pytest.mark.parametrize("group_size", [4, 8])
 def test_accumulated_parts_are_the_groups_of_ghost_batch_normalisation(monkeypatch, group_size):
     groups = {"model.batch_norm_group_size": group_size}
     whole, state = small_step(monkeypatch, **groups)

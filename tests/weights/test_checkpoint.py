@@ -364,7 +364,7 @@ def test_too_little_free_space_is_said_before_anything_is_written(tmp_path, monk
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with Checkpoints(tmp_path / "c") as checkpoints:
         with pytest.raises(
-            CheckpointError, match=r"has 0\.0 MB of free space, and a checkpoint needs 0\.1 MB"
+            CheckpointError, match=r"has 0\.001 MB of free space, and a checkpoint needs 0\.05"
         ):
             checkpoints.save(1, make_state(1), {}, None)
         assert list((tmp_path / "c").iterdir()) == []
