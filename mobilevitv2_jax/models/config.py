@@ -198,6 +198,11 @@ class MobileViTV2Config:
             value = getattr(self, name)
             if isinstance(value, Iterable) and not isinstance(value, str):
                 object.__setattr__(self, name, tuple(value))
+        # Hugging Face's config refuses a file with 2.0 or 2 in the other's place.
+        if isinstance(self.ffn_multiplier, float) and self.ffn_multiplier.is_integer():
+            object.__setattr__(self, "ffn_multiplier", int(self.ffn_multiplier))
+        if type(self.expand_ratio) is int:
+            object.__setattr__(self, "expand_ratio", float(self.expand_ratio))
         self._resolve_labels()
         _validate(self)
 

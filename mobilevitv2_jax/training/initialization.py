@@ -68,7 +68,10 @@ def resolve(
     if saved is not None:
         rules = {key: get_value(saved, key) for key in _keys()}
     else:
-        rules = _rules(_read(config), config.task)
+        stored = _read(config)
+        rules = _rules(stored, config.task)
+        if say and stored.assumed_images:
+            say(f"{config.init.pretrained}: {stored.assumed_images}")
     defaults = default_config()
     kept = {key.strip() for key in config.init.keep.split(",")}
     standing = {

@@ -161,10 +161,11 @@ def _with_assumed_images(
 ) -> Stored:
     """Returns Hugging Face's, with the images of its published checkpoints, or of our models."""
     crop = config.image_size
-    rules = images.rules(crop + 32, crop, "bicubic" if own else "bilinear", flip=not own)
+    size = crop + crop // 8  # 288 for 256
+    rules = images.rules(size, crop, "bicubic" if own else "bilinear", flip=not own)
     order = "RGB, bicubic" if own else "BGR, bilinear"
     said = (
-        f"there is no {processing.FILE}: images are taken as {order}, {crop + 32} -> {crop} pixels"
+        f"there is no {processing.FILE}: images are taken as {order}, {size} -> {crop} pixels"
     )
     return Stored("", source, arrays, config, rules, assumed_images=said)
 

@@ -115,6 +115,11 @@ def _differences(model: Any, target: _Format) -> list[str]:
             f"odd_size_rule={config.odd_size_rule!r}: {target.name} computes other outputs for "
             "images whose sides are not multiples of 64"
         )
+    if not isinstance(config.ffn_multiplier, int):
+        lines.append(
+            f"ffn_multiplier={config.ffn_multiplier}: {target.name} takes integers alone, and "
+            "refuses this config"
+        )
     if getattr(model, "auxiliary_head", None) is not None and not target.auxiliary:
         lines.append(
             f"the auxiliary head is left out: {target.name} has none, and it serves training alone"
