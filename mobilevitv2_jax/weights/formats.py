@@ -164,9 +164,7 @@ def _with_assumed_images(
     size = crop + crop // 8  # 288 for 256
     rules = images.rules(size, crop, "bicubic" if own else "bilinear", flip=not own)
     order = "RGB, bicubic" if own else "BGR, bilinear"
-    said = (
-        f"there is no {processing.FILE}: images are taken as {order}, {size} -> {crop} pixels"
-    )
+    said = f"there is no {processing.FILE}: images are taken as {order}, {size} -> {crop} pixels"
     return Stored("", source, arrays, config, rules, assumed_images=said)
 
 

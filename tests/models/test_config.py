@@ -179,10 +179,10 @@ def test_our_own_fields_survive_the_round_trip():
 
 
 def test_numbers_are_written_with_the_types_that_hugging_face_demands():
-    values = mv.MobileViTV2Config(ffn_multiplier=2.0, expand_ratio=2).to_dict()
+    values = MobileViTV2Config(ffn_multiplier=2.0, expand_ratio=2).to_dict()
     assert type(values["ffn_multiplier"]) is int
     assert type(values["expand_ratio"]) is float
-    assert mv.MobileViTV2Config(ffn_multiplier=1.5).to_dict()["ffn_multiplier"] == 1.5
+    assert MobileViTV2Config(ffn_multiplier=1.5).to_dict()["ffn_multiplier"] == 1.5
 
 
 def test_the_storage_type_of_a_published_file_is_not_the_type_of_the_computation():
