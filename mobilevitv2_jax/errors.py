@@ -39,3 +39,7 @@ class WeightsError(UserError, ValueError):
 
 class ImageError(UserError, ValueError):
     """A picture that cannot be read, or that is none."""
+
+
+class ExportError(UserError, RuntimeError):
+    """An artefact that cannot be made, or that does not compute what the model does."""

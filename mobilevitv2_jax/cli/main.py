@@ -19,6 +19,7 @@ VERBS = {
     "eval": ("mobilevitv2_jax.cli.evaluate", "evaluate a checkpoint of a run"),
     "predict": ("mobilevitv2_jax.cli.predict", "tell what is in pictures"),
     "convert": ("mobilevitv2_jax.cli.convert", "write weights in another project's form"),
+    "export": ("mobilevitv2_jax.cli.export", "write a model for servers and phones"),
     "sweep": ("mobilevitv2_jax.cli.sweep", "train many variants of a config, and compare them"),
     "inspect": ("mobilevitv2_jax.cli.inspect", "tell what a config leads to, without training"),
     "prepare": ("mobilevitv2_jax.cli.prepare", "make a data set of archives or folders of images"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import io
 import itertools
 import json
@@ -18,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mobilevitv2_jax.cli import flags, help
+from mobilevitv2_jax.cli.pictures import expand
 from mobilevitv2_jax.errors import ConfigError, ImageError
 from mobilevitv2_jax.files import write_whole
-from mobilevitv2_jax.images import SUFFIXES
 
 if TYPE_CHECKING:  # loading jax takes seconds, and a mistake in the arguments should not
     from mobilevitv2_jax.evaluation.predict import Prediction, Predictor
@@ -47,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
     if not help.parse(USAGE, values, argv, positional=("images",)):
         return 0
     options = _options(values)
-    paths = _expand(values.images)
+    paths = expand(values.images)
 
     from mobilevitv2_jax.evaluation.predict import load_predictor
 
@@ -105,32 +104,6 @@ def _options(values: absl_flags.FlagValues) -> dict[str, Any]:
     if values.step is not None or values.best:
         options["checkpoint"] = "best" if values.best else values.step
     return options
-
-
-def _expand(words: Sequence[str]) -> list[str]:
-    """Returns the files that words name: files, all pictures of folders, and patterns.
-
-    Raises:
-        ConfigError: if a word names none.
-    """
-    paths = []
-    for word in words:
-        if os.path.isdir(word):
-            inside = sorted(os.path.join(word, name) for name in os.listdir(word))
-            found = [path for path in inside if path.lower().endswith(SUFFIXES)]
-            if not found:
-                raise ConfigError(f"{word} holds no picture ({', '.join(SUFFIXES)})")
-        elif os.path.exists(word) or not glob.has_magic(word):
-            found = [word]
-        else:
-            found = sorted(filter(os.path.isfile, glob.glob(word, recursive=True)))
-            if not found:
-                raise ConfigError(f"nothing is named like {word}")
-        paths += found
-    missing = [path for path in paths if not os.path.exists(path)]
-    if missing:
-        raise ConfigError(f"{missing[0]} does not exist")
-    return paths
 
 
 def _predict(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -12,15 +14,38 @@ from mobilevitv2_jax.models import interpolation
 
 
 def resize_bilinear(
-    x: Float[Array, "batch height width channels"], size: tuple[int, ...], *, align_corners: bool
+    x: Float[Array, "batch height width channels"], size: tuple[Any, ...], *, align_corners: bool
 ) -> Float[Array, "batch rows columns channels"]:
     """Resizes to `size` = (rows, columns) without antialiasing.
 
     Equal to `torch.nn.functional.interpolate(mode="bilinear", align_corners=align_corners)`.
     """
+    if not all(isinstance(side, int) for side in (*x.shape[1:3], *size)):
+        return resize_in_run(x, size, align_corners=align_corners)
     for axis, target in enumerate(size, start=1):
         if x.shape[axis] != target:
             x = _along(x, axis, interpolation.matrix(x.shape[axis], target, align_corners))
+    return x
+
+
+def resize_in_run(
+    x: Float[Array, "batch height width channels"], size: tuple[Any, ...], *, align_corners: bool
+) -> Float[Array, "batch rows columns channels"]:
+    """Resizes in the same way by matrices that are computed with the rest.
+
+    The sides may be open, as they are in a program that is exported for any size; those that
+    turn out to be equal stay as they are.
+    """
+    for axis, target in enumerate(size, start=1):
+        source, points = jnp.float32(x.shape[axis]), jnp.arange(target)
+        if align_corners:
+            places = points * ((source - 1) / jnp.maximum(jnp.float32(target) - 1, 1))
+        else:
+            places = (points + 0.5) * (source / jnp.float32(target)) - 0.5
+        distance = jnp.clip(places, 0, source - 1)[:, None] - jnp.arange(x.shape[axis])
+        matrix = jnp.maximum(1 - jnp.abs(distance), 0).astype(x.dtype)
+        product = jnp.tensordot(matrix, x, axes=(1, axis), precision=jax.lax.Precision.HIGHEST)
+        x = jnp.moveaxis(product, 0, axis)
     return x
 
 

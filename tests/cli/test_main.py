@@ -63,6 +63,22 @@ MISTAKES = [
     ("sweep configs/digits.py --sbatch=--gpus=1", "--sbatch goes with --executor=slurm"),
     ("sweep configs/digits.py --workdir=gs://b/s", "must be on a file system for --executor=local"),
     ("compile", "--topology is required"),
+    ("export --pretrained x --to onnx", "--out is required"),
+    ("export --pretrained x --to onnxx --out x", "(did you mean 'onnx'?)"),
+    (
+        "export --pretrained x --to litert --out x --batch any",
+        "--batch=any is for stablehlo and onnx",
+    ),
+    ("export --pretrained x --to onnx --out x --any-size", "--any-size is for stablehlo: onnx"),
+    (
+        "export --pretrained x --to onnx --out x --quantize int4",
+        "--quantize for onnx must be one of",
+    ),
+    ("export --pretrained x --to onnx --out x --from-size 9x9", "give --preprocess, too"),
+    ("export --pretrained x --to onnx --out x --size 9,9", "--size must be a side or HEIGHTxWIDTH"),
+    ("export --pretrained x --to onnx --out x --batch few", "--batch must be a number or any"),
+    ("export --pretrained x --to onnx --out x --output mask", "--output must be one of logits"),
+    ("export --pretrained x --to onnx --out x --step 1 --best", "exclude each other"),
     ("compile --topolgy v5e:2x2", "did you mean 'topology'?"),
 ]
 

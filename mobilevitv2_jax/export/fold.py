@@ -1,0 +1,93 @@
+"""The lean form of a model: no BatchNorm, and one native convolution for each depthwise layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+from mobilevitv2_jax.models.layers import (
+    BATCH_NORM_EPSILON,
+    ConvNormAct,
+    Convolution,
+    Features,
+    Pointwise,
+    convolve,
+    pointwise,
+)
+
+
+class Shift(nnx.Module):
+    """What is left of a folded BatchNorm: a bias of every channel."""
+
+    def __init__(self, bias: np.ndarray) -> None:
+        self.bias = nnx.Param(jnp.asarray(bias))
+
+    def __call__(self, x: Features) -> Features:
+        """Adds the bias."""
+        return x + self.bias[...].astype(x.dtype)
+
+
+class Convolved(nnx.Module):
+    """A linear map over the channels as a convolution with kernels of one pixel.
+
+    So runtimes with one memory layout for convolutions have nothing to transpose between them.
+    """
+
+    def __init__(self, layer: Pointwise) -> None:
+        self.kernel, self.bias = layer.kernel, layer.bias
+
+    def __call__(self, x: Array) -> Array:
+        """Applies the map; what is no map of features has only channels to multiply."""
+        kernel = self.kernel[...]
+        y = convolve(x, kernel[None, None], 1, 1) if x.ndim == 4 else pointwise(x, kernel)
+        return y if self.bias is None else y + self.bias[...]
+
+
+def lean(model: Any, convolved: bool = False) -> Any:
+    """Returns a copy of a model in evaluation mode, in the form that is exported.
+
+    Its outputs are the same but for rounding: BatchNorm's running statistics no longer move, so
+    that scaling the channels can be left to the kernel of the convolution before it.
+
+    Args:
+        model: in float32.
+        convolved: also write matrix products as convolutions.
+    """
+    copy = nnx.clone(model)
+    for _, module in list(nnx.iter_modules(copy)):
+        if isinstance(module, ConvNormAct):
+            fold(module)
+        if isinstance(module, Convolution) and module.depthwise is not None:
+            module.depthwise = "convolution"
+        for name, layer in list(vars(module).items()):
+            if convolved and isinstance(layer, Pointwise):
+                setattr(module, name, Convolved(layer))
+    return copy
+
+
+def fold(block: ConvNormAct) -> None:
+    """Folds the BatchNorm of a block into its convolution, in place; in float64, rounded once."""
+    norm = block.normalization
+    scale, bias, mean, variance = (
+        np.asarray(x[...], np.float64) for x in (norm.scale, norm.bias, norm.mean, norm.variance)
+    )
+    factor = scale / np.sqrt(variance + BATCH_NORM_EPSILON)
+    kernel = block.convolution.kernel
+    dtype = kernel[...].dtype
+    # The output channel is the last axis of every kernel: pointwise, full and depthwise.
+    kernel.set_value(jnp.asarray(np.asarray(kernel[...], np.float64) * factor, dtype))
+    block.normalization = Shift(  # type: ignore[assignment]
+        (bias - mean * factor).astype(dtype)
+    )
+
+
+def depthwise_layers(model: Any) -> int:
+    """Returns how many depthwise convolutions a model has."""
+    return sum(
+        isinstance(module, Convolution) and module.depthwise is not None
+        for _, module in nnx.iter_modules(model)
+    )
