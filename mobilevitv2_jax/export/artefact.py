@@ -136,9 +136,18 @@ def export(
         ExportError: if the artefact differs from JAX by more than its precision allows.
     """
     check(options)
+    _place(out, options)
+    backend(options.to)
+    subject, notes = read(source, options, checkpoint, average)
+    report = export_subject(subject, out, options)
+    return Report(report.rows, notes + report.notes)
+
+
+def export_subject(subject: Subject, out: epath.PathLike, options: Options) -> Report:
+    """Writes an artefact of a model that has been read; see `export`."""
     place = _place(out, options)
     engine = backend(options.to)
-    subject, notes = read(source, options, checkpoint, average)
+    examples.check_representative(subject.run, options)
     reference = make_program(subject.model, subject.processor, options, resize_plain)
     model = lean(subject.model, options.target.convolved)
     program = make_program(model, subject.processor, options, engine.resize)
@@ -158,7 +167,7 @@ def export(
         "returns": ", ".join(program.outputs),
         **lines,
     }
-    return Report(rows, notes + advice)
+    return Report(rows, advice)
 
 
 def _place(out: epath.PathLike, options: Options) -> pathlib.Path:

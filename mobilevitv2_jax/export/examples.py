@@ -113,22 +113,26 @@ def calibration(
         processor: of `program.fixed_rules`.
         options: their `images` go before all others.
         count: of pictures.
-
-    Raises:
-        ConfigError: if nothing representative is known.
     """
     fit = _Fit.of(processor, options)
-    if options.images is not None:
-        pictures: Iterable[np.ndarray] = _pictures(options.images, fit)
-    elif run is not None:
-        pictures = _training(run, fit)
-    else:
+    pictures: Iterable[np.ndarray] = (
+        _pictures(options.images, fit) if options.images is not None else _training(run or "", fit)
+    )
+    for picture in itertools.islice(pictures, count):
+        yield picture[None] if options.preprocess else scaled(processor, picture[None])
+
+
+def check_representative(run: str | None, options: Options) -> None:
+    """Refuses a calibration for which nothing representative is known.
+
+    Raises:
+        ConfigError: if there are neither a run nor pictures.
+    """
+    if options.precision == "int8" and run is None and options.images is None:
         raise ConfigError(
             f"--quantize={options.precision} is calibrated with the training data of a run: for "
             "other weights, name representative pictures with --images"
         )
-    for picture in itertools.islice(pictures, count):
-        yield picture[None] if options.preprocess else scaled(processor, picture[None])
 
 
 def _training(run: str, fit: _Fit) -> Iterator[np.ndarray]:
