@@ -193,6 +193,6 @@ def advice(path: pathlib.Path) -> list[str]:
     lines = []
     for name, taken in (("XNNPACK", _XNNPACK), ("the GPU delegate", _GPU)):
         rest = ", ".join(sorted(used - set(taken.split()))) or "nothing"
-        lines.append(f"operators that the documentation of {name} does not name: {rest}")
+        lines.append(f"operators that {name} is not known to take: {rest}")
     command = f"benchmark_model --graph=/data/local/tmp/{path.name} --num_threads=4"
     return [*lines, f"on a phone: adb shell /data/local/tmp/{command}, and with --use_gpu=true"]
