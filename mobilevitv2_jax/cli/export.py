@@ -110,7 +110,7 @@ def _flags() -> absl_flags.FlagValues:
         ("output", str, f"{outputs}; default logits"),
         ("top_k", int, "how many classes top_k names; default 5"),
         ("images", list, "pictures to compare on, and to calibrate int8 with; default the run's"),
-        ("examples", int, "at most so many pictures are compared; default 512"),
+        ("examples", int, "at most so many pictures are compared; default 1024"),
         ("raw", bool, "of a run: the weights, not their moving average"),
         ("step", int, "of a run: the step of the checkpoint; default the latest"),
         ("best", bool, "of a run: its best checkpoint"),

@@ -34,22 +34,10 @@ from mobilevitv2_jax.export.program import (
 from mobilevitv2_jax.files import write_whole
 from mobilevitv2_jax.processing import MobileViTImageProcessor
 from mobilevitv2_jax.weights import pretrained
+from mobilevitv2_jax.weights.convert import Report
 
 FORMAT = "mobilevitv2_jax.export/1"
 _CALIBRATION = 128  # pictures
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What an export did.
-
-    Attributes:
-        rows: what was read and written, by name.
-        notes: what is to be known; a sentence each.
-    """
-
-    rows: dict[str, str]
-    notes: list[str]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mobilevitv2_jax.data.segmentation import VOID
 from mobilevitv2_jax.errors import ExportError
-from mobilevitv2_jax.evaluation.metrics import segmentation_metrics
+from mobilevitv2_jax.evaluation.metrics import confusion_matrix, segmentation_metrics
 from mobilevitv2_jax.export.examples import Examples
 from mobilevitv2_jax.export.interface import BOUNDS, Outputs, Run
 from mobilevitv2_jax.export.program import Program
@@ -156,7 +157,6 @@ def _miou(found: np.ndarray, labels: np.ndarray) -> float:
     """Returns the mean IoU over the pixels that have a class; what is void lies above them all."""
     classes = int(found.max()) + 1
     classes = max(classes, int(labels[labels < VOID].max()) + 1)
-    counted = labels < VOID
-    flat = labels[counted].astype(np.int64) * classes + found[counted]
-    confusion = np.bincount(flat, minlength=classes**2).reshape(classes, classes)
-    return segmentation_metrics(confusion)["miou"]
+    truth, predicted = jnp.asarray(labels), jnp.asarray(found)
+    confusion = confusion_matrix(truth, predicted, truth < VOID, classes)
+    return segmentation_metrics(np.asarray(confusion))["miou"]

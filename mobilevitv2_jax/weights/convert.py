@@ -27,7 +27,7 @@ _TOLERANCE = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a conversion did.
+    """What a conversion, or an export, did.
 
     Attributes:
         rows: what was read and written, by name.

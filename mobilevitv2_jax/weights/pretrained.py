@@ -185,8 +185,11 @@ def _check(found: names.Match, new: list[str], dropped: list[str], stored: Store
 
 def _check_precision(stored: Stored, config: MobileViTV2Config) -> None:
     """Refuses half precision: as float32 it would pass for what it was rounded from."""
-    half = {key: str(array.dtype) for key, array in stored.arrays.items()}
-    half = {key: dtype for key, dtype in half.items() if dtype in ("float16", "bfloat16")}
+    half = {
+        key: str(array.dtype)
+        for key, array in stored.arrays.items()
+        if array.dtype in ("float16", "bfloat16")
+    }
     if not half or config.param_dtype in half.values():
         return
     key, dtype = next(iter(half.items()))

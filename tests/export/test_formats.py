@@ -30,7 +30,7 @@ LEAST = 0.8
 
 
 def test_every_artefact_of_a_classifier_computes_what_jax_does(tmp_path):
-    subject = fitted("classification", 0.5, tmp_path)
+    subject = fitted(tmp_path)
     for to, precision in FORMATS:
         # The accuracy that int8 may cost is that on all held-out digits.
         count = 360 if "int8" in precision else 64
