@@ -16,6 +16,13 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 
 
+def pytest_configure(config):
+    """Compiles with less effort in the default tests, which run most of their programs once."""
+    if config.option.markexpr.startswith("not slow"):
+        flag = "--xla_backend_optimization_level=0"
+        os.environ["XLA_FLAGS"] = f"{flag} {os.environ.get('XLA_FLAGS', '')}".strip()
+
+
 def pytest_xdist_auto_num_workers(config):
     """Returns on how many cores to test: slow tests keep deadlines, and have the machine alone."""
     return 0 if config.option.markexpr == "slow" else min(os.cpu_count() or 1, 4)

@@ -32,9 +32,11 @@ pixels, logits enlarged to the original map, one confusion matrix. Its options:
 
     python eval.py --workdir runs/voc --best --save-pictures       the worst and the best images
     python eval.py --workdir runs/voc --scales=0.75,1,1.25 --flip  several views of each image
+    python eval.py --workdir runs/voc --squashed                   as the training did, to the digit
 """
 
-_SEGMENTATION = ("save_pictures", "scales", "flip", "max_shapes")  # options of that task alone
+_PROTOCOL = ("save_pictures", "scales", "flip", "max_shapes")
+_SEGMENTATION = (*_PROTOCOL, "squashed")  # options of that task alone
 
 
 def run(argv: Sequence[str]) -> int:
@@ -56,6 +58,9 @@ def run(argv: Sequence[str]) -> int:
     if given and config.task != "segmentation":
         option = given[0].replace("_", "-")
         raise ConfigError(f"--{option} is for segmentation, and this run is a {config.task}")
+    if values.squashed and (others := [name for name in given if name in _PROTOCOL]):
+        option = others[0].replace("_", "-")
+        raise ConfigError(f"--squashed is not the published protocol, which --{option} belongs to")
     scales = _scales(values.scales or "1")
 
     processes.start(values)
@@ -63,12 +68,10 @@ def run(argv: Sequence[str]) -> int:
     from mobilevitv2_jax.training import evaluate
     from mobilevitv2_jax.training.protocol import MOST_SHAPES, Options
 
-    protocol = Options(
-        scales=scales,
-        flip=bool(values.flip),
-        most_shapes=values.max_shapes or MOST_SHAPES,
-        pictures=epath.Path(values.workdir or ".") / "pictures" if values.save_pictures else None,
-    )
+    pictures = epath.Path(values.workdir or ".") / "pictures" if values.save_pictures else None
+    most_shapes = values.max_shapes or MOST_SHAPES
+    quick = config.task != "segmentation" or values.squashed
+    protocol = None if quick else Options(scales, bool(values.flip), most_shapes, pictures)
     if values.pretrained:
         return evaluate.evaluate_pretrained(config, protocol)
     step, best = values.step, bool(values.best)
@@ -120,5 +123,8 @@ def _flags() -> absl_flags.FlagValues:
     flags.define(values, "scales", str, "segmentation: factors of the short side; default 1")
     flags.define(values, "flip", bool, "segmentation: also show every image mirrored")
     flags.define(values, "max_shapes", int, "segmentation: the most shapes to compile for")
+    flags.define(
+        values, "squashed", bool, "segmentation: the quick evaluation that the training makes"
+    )
     processes.define(values)
     return values

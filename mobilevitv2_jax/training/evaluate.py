@@ -14,7 +14,7 @@ from mobilevitv2_jax.training.experiment import prepare
 from mobilevitv2_jax.training.faults import Watchdog
 from mobilevitv2_jax.training.initialization import pretrained_model, resolve
 from mobilevitv2_jax.training.mesh import put_state
-from mobilevitv2_jax.training.protocol import PUBLISHED, Options, evaluate_by_protocol
+from mobilevitv2_jax.training.protocol import Options, evaluate_by_protocol
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
 
 
@@ -24,18 +24,16 @@ def evaluate_run(
     *,
     step: int | None = None,
     best: bool = False,
-    protocol: Options = PUBLISHED,
+    protocol: Options | None = None,
 ) -> int:
     """Evaluates a checkpoint on the held-out set, prints the results and adds them to eval.json.
-
-    A segmentation is judged by the published protocol.
 
     Args:
         config: the config of the run.
         directory: the run directory.
         step: which checkpoint; the latest by default.
         best: take the best one instead.
-        protocol: how a segmentation is judged.
+        protocol: how a segmentation is judged; None evaluates as the training does.
 
     Returns:
         The exit status, 0.
@@ -58,25 +56,25 @@ def evaluate_run(
         state, _ = checkpoints.restore(step, experiment.abstract_state)
     logging.say(str(experiment.workers))
     with Watchdog(config.faults.step_timeout) as watchdog:
-        if experiment.task.label_is_map:
+        if protocol is None:
+            metrics = experiment.evaluate(state, watchdog.watch)
+        else:
             weights = experiment.weights(state)
             metrics = evaluate_by_protocol(experiment, weights, protocol, watchdog.watch)
-        else:
-            metrics = experiment.evaluate(state, watchdog.watch)
     if jax.process_index() == 0:
         run_directory.write_results(directory, step, metrics)
         logging.say(report.results_table(step, metrics))
-        if experiment.task.label_is_map:
+        if protocol is not None:
             logging.say(report.class_table(metrics))
     return 0
 
 
-def evaluate_pretrained(config: ml_collections.ConfigDict, protocol: Options = PUBLISHED) -> int:
+def evaluate_pretrained(config: ml_collections.ConfigDict, protocol: Options | None = None) -> int:
     """Evaluates the weights of `config.init.pretrained` under their rules; writes nothing.
 
     Args:
         config: a validated experiment, which says the data.
-        protocol: how a segmentation is judged.
+        protocol: how a segmentation is judged; None evaluates as the training does.
 
     Returns:
         The exit status, 0.
@@ -91,13 +89,14 @@ def evaluate_pretrained(config: ml_collections.ConfigDict, protocol: Options = P
     model = pretrained_model(config, experiment.model, say, to_be_trained=False)
     state = put_state(experiment.new_state(model), experiment.state_shardings)
     with Watchdog(config.faults.step_timeout) as watchdog:
-        weights = {"eval": (state.parameters, state.statistics)}
-        if experiment.task.label_is_map:
-            metrics = evaluate_by_protocol(experiment, weights, protocol, watchdog.watch)
-        else:
+        loaded = state.parameters, state.statistics
+        if protocol is None:
+            weights = {"eval" + experiment.task.suffix: loaded}
             metrics = experiment.evaluate_weights(weights, watchdog.watch)
+        else:
+            metrics = evaluate_by_protocol(experiment, {"eval": loaded}, protocol, watchdog.watch)
     say(report.weights_table(metrics))
-    if experiment.task.label_is_map:
+    if protocol is not None:
         say(report.class_table(metrics))
     return 0
 

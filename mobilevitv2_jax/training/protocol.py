@@ -36,7 +36,7 @@ _NAMED = 5  # of the images that cannot be read
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How the protocol is run.
+    """How the protocol is run; by default as the published figures were found.
 
     Attributes:
         scales: factors of the short side, one view of every image each; published: 1.
@@ -54,10 +54,6 @@ class Options:
     def suffix(self) -> str:
         """Of the names of the metrics: with several views it is another protocol."""
         return "_multiscale" if self.flip or self.scales != (1.0,) else ""
-
-
-PUBLISHED = Options()
-"""As the published figures were found."""
 
 
 def evaluate_by_protocol(

@@ -152,13 +152,16 @@ def finished(
         # The schedule spans the whole run, so a longer one is another run, in another place.
         options["--workdir"] = f"{directory}-longer"
     words = arguments.without(shlex.split(command), options)
+    evaluate = f"python eval.py --workdir {shlex.quote(str(directory))}"
+    if config.task == "segmentation":
+        evaluate += " (as published; --squashed as above)"
     # A segmentation has no matrix of classes.
     pictures = (directory / "predictions.png", directory / "confusion.png")
     rows = {
         "checkpoints": f"{directory / 'checkpoints'} (best: step {best_step})",
         "pictures": ", ".join(str(path) for path in pictures if path.exists()),
         "metrics": f"{directory / 'metrics.jsonl'}, TensorBoard events beside it",
-        "evaluate": f"python eval.py --workdir {shlex.quote(str(directory))}",
+        "evaluate": evaluate,
         "predict": f"mobilevitv2 predict IMAGE --pretrained {shlex.quote(str(directory))}",
         "train longer": shlex.join(words + [f"{name}={value}" for name, value in options.items()]),
     }

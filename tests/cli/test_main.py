@@ -12,7 +12,7 @@ from absl import flags
 
 from mobilevitv2_jax import config as configs
 from mobilevitv2_jax.cli.main import main
-from mobilevitv2_jax.training.protocol import PUBLISHED
+from mobilevitv2_jax.training.protocol import Options
 
 
 def run(capsys, *argv):
@@ -211,7 +211,7 @@ def test_eval_hands_over_the_config_of_the_run(capsys, calls, tmp_path, options,
     ((args, kwargs),) = calls
     assert status == 7
     assert args[0] == config and str(args[1]) == str(tmp_path)
-    assert kwargs == {"step": step, "best": best, "protocol": PUBLISHED}
+    assert kwargs == {"step": step, "best": best, "protocol": None}
 
 
 @pytest.mark.parametrize(
@@ -228,6 +228,24 @@ def test_eval_refuses_scales_that_are_none(capsys, calls, tmp_path, option, mess
     assert status == 2 and message in error and not calls
 
 
+@pytest.mark.parametrize(("options", "protocol"), [([], Options()), (["--squashed"], None)])
+def test_eval_judges_a_segmentation_as_published_or_as_the_training_does(
+    capsys, calls, tmp_path, options, protocol
+):
+    config = configs.load("configs/digits_segmentation.py")
+    (tmp_path / "config.json").write_text(configs.to_json(config))
+    run(capsys, "eval", "--workdir", str(tmp_path), *options)
+    assert calls[0][1]["protocol"] == protocol
+
+
+def test_eval_refuses_options_of_the_protocol_for_the_quick_evaluation(capsys, calls, tmp_path):
+    config = configs.load("configs/digits_segmentation.py")
+    (tmp_path / "config.json").write_text(configs.to_json(config))
+    options = ("--squashed", "--save-pictures")
+    status, _, error = run(capsys, "eval", "--workdir", str(tmp_path), *options)
+    assert status == 2 and "which --save-pictures belongs to" in error and not calls
+
+
 def test_eval_hands_over_how_a_segmentation_is_to_be_judged(capsys, calls, tmp_path):
     config = configs.load("configs/digits_segmentation.py")
     (tmp_path / "config.json").write_text(configs.to_json(config))
@@ -238,7 +256,9 @@ def test_eval_hands_over_how_a_segmentation_is_to_be_judged(capsys, calls, tmp_p
     assert str(protocol.pictures) == str(tmp_path / "pictures")
 
 
-@pytest.mark.parametrize("option", ["--flip", "--scales=1", "--save-pictures", "--max-shapes=3"])
+@pytest.mark.parametrize(
+    "option", ["--flip", "--scales=1", "--save-pictures", "--max-shapes=3", "--squashed"]
+)
 def test_eval_of_a_classifier_has_no_options_of_segmentation(capsys, calls, tmp_path, option):
     config = configs.load("configs/digits.py")
     (tmp_path / "config.json").write_text(configs.to_json(config))

@@ -48,7 +48,8 @@ def even(size):
 
 
 # 32 x 32 and 17 x 49 leave a side of one pixel at the end.
-ODD = [(32, 32), (17, 49), (96, 96), (224, 224), (257, 193), (1, 1), (200, 264)]
+ODD = [(32, 32), (17, 49), (257, 193), (1, 1)]
+ODD += [pytest.param(size, marks=pytest.mark.slow) for size in ((96, 96), (224, 224), (200, 264))]
 
 
 @pytest.mark.parametrize("size", ODD, ids=str)
@@ -143,8 +144,8 @@ def test_the_patch_size_matters():
         assert np.abs(a - b).max() > 1e-3 * np.abs(a).max()
 
 
-@pytest.mark.parametrize("kernel_size", [1, 3, 5])
-@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("kernel_size", [1, 3, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dilation", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_local_convolution_sees_its_kernel_and_no_further(kernel_size, dilation):
     config = mv.MobileViTV2Config(conv_kernel_size=kernel_size)
     local = MobileViTV2Block(

@@ -30,7 +30,7 @@ from mobilevitv2_jax.models.losses import classification_loss
 
 TOLERANCE = 1e-5
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "huggingface.npz"
-QUICK = (0.5, 1.0, 2.0)
+QUICK = (0.5, 2.0)
 """Widths of the default tests; the others are slow tests."""
 ALTERNATING = [
     pytest.param(width, SIZES[index % 2], marks=() if width in QUICK else pytest.mark.slow)
@@ -102,7 +102,14 @@ def test_a_thousand_classes_agree_with_hugging_face():
     check(1.0, SIZES[0], labels=1000)
 
 
-@pytest.mark.parametrize("case", CONVENTIONS, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow if case.size == (224, 224) else ())
+        for case in CONVENTIONS
+    ],
+    ids=lambda case: case.name,
+)
 def test_the_rules_of_each_peer_give_its_outputs(case):
     """Hugging Face's segmenter at output stride 16, and timm on maps that the patch divides not."""
     segmentation = case.task == "segmentation"

@@ -22,7 +22,11 @@ from mobilevitv2_jax.models.layers import (
 )
 
 CONFIG = MobileViTV2Config()
-CASES = list(itertools.product((1, 3, 5), (1, 2), (1, 2)))
+QUICK = ((1, 2, 1), (3, 1, 1), (3, 2, 2), (5, 1, 2))
+CASES = [
+    pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
+    for case in itertools.product((1, 3, 5), (1, 2), (1, 2))
+]
 
 
 def normal(*shape, seed=0):

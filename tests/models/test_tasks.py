@@ -38,7 +38,13 @@ def count(kind, **fields):
     return sum(x.size for x in functional.arrays(model)[0].values())
 
 
-@pytest.mark.parametrize("width", PARAMETERS)
+@pytest.mark.parametrize(
+    "width",
+    [
+        pytest.param(width, marks=() if width in (0.3, 0.5, 1.0, 2.0) else pytest.mark.slow)
+        for width in PARAMETERS
+    ],
+)
 def test_parameter_counts_are_those_of_the_original(width):
     fields = {"width_multiplier": width, "num_labels": 1000}
     assert count(mv.MobileViTV2ForImageClassification, **fields) == PARAMETERS[width]

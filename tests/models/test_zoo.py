@@ -16,7 +16,13 @@ def test_the_seven_widths_are_listed_and_filtered():
     assert mv.list_models("resnet*") == []
 
 
-@pytest.mark.parametrize("name", mv.list_models())
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name.endswith(("050", "200")) else pytest.mark.slow)
+        for name in mv.list_models()
+    ],
+)
 def test_a_name_gives_its_width(name):
     model = nnx.eval_shape(lambda: mv.create_model(name, num_labels=7, n_attn_blocks=(1, 1, 1)))
     assert model.config.width_multiplier == int(name[-3:]) / 100

@@ -153,3 +153,15 @@ def test_several_views_have_a_name_of_their_own(trained, monkeypatch):
     found = results(trained)
     assert found["eval_ema/miou"] == alone["eval_ema/miou"]
     assert 0.5 < found["eval_ema_multiscale/miou"] <= 1
+
+
+def test_the_quick_evaluation_gives_the_training_s_figures_to_the_last_digit(trained, monkeypatch):
+    use_small_model(monkeypatch)
+    alone = results(trained)
+    path = trained / "eval.json"
+    path.unlink()
+    assert run("eval", "--workdir", trained, "--squashed") == 0
+    found = results(trained)
+    path.write_text(json.dumps({"60": alone}))
+    assert found == {name: alone[name] for name in alone if "_squashed/" in name}
+    assert found
