@@ -1,6 +1,6 @@
 """Images per CPU-second of the input pipeline, beside tf.data and torchvision.
 
-    python benchmarks/input_pipeline.py [--images 256] [--rounds 7]
+    python -m benchmarks input [--rounds 7]
 
 Two tables: decode + RandomResizedCrop to 256 pixels + flip, beside tf.data; and the whole training
 transform of configs/imagenet.py, beside torchvision's on Pillow images (decoding included in all).
@@ -13,7 +13,6 @@ Peers that are not installed are left out: `pip install tensorflow-cpu`, `pip in
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib.util
 import io
@@ -30,7 +29,7 @@ from mobilevitv2_jax.config import load
 from mobilevitv2_jax.data.augment import HorizontalFlip, RandomResizedCrop, Train, train_transform
 from mobilevitv2_jax.data.loader import train_batches
 
-SIZE, BATCH = 256, 32
+SIZE, BATCH, IMAGES = 256, 32, 256
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
 Pipeline = Callable[[list[bytes]], Iterator[Any]]
@@ -172,15 +171,10 @@ def table(title: str, pipelines: dict[str, Pipeline], jpegs: list[bytes], rounds
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Prints both tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+def run(options: Any) -> str:
+    """Returns both tables."""
     cv2.setNumThreads(0)
-    jpegs = make_jpegs(options.images // BATCH * BATCH)
-    print(f"{len(jpegs)} JPEGs of {sum(map(len, jpegs)) / len(jpegs) / 1e3:.0f} kB on average\n")
+    jpegs = make_jpegs(IMAGES)
     found = {name for name in ("tensorflow", "torchvision") if importlib.util.find_spec(name)}
     for missing in sorted({"tensorflow", "torchvision"} - found):
         print(f"{missing} is not installed and left out", file=sys.stderr)
@@ -192,10 +186,11 @@ def main() -> None:
         recipes["torchvision on Pillow"] = torchvision()
     crops |= {"ours": cropping(False), "ours, fast_resize": cropping(True)}
     recipes |= {"ours": recipe(False), "ours, fast_resize": recipe(True)}
+    size = sum(map(len, jpegs)) / len(jpegs) / 1e3
     title = f"decode + RandomResizedCrop({SIZE}) + flip"
-    print(table(title, crops, jpegs, options.rounds))
-    print(table("the whole training transform", recipes, jpegs, options.rounds))
-
-
-if __name__ == "__main__":
-    main()
+    tables = [
+        f"{len(jpegs)} JPEGs of {size:.0f} kB on average\n",
+        table(title, crops, jpegs, options.rounds),
+        table("the whole training transform", recipes, jpegs, options.rounds),
+    ]
+    return "\n".join(tables)

@@ -141,6 +141,8 @@ class MobileViTV2Config:
         depthwise: how depthwise convolutions are expressed: "shifts" (multiply-adds over
             shifted arrays: fast on CPU), "convolution" (fast on TPU and GPU), or "auto", which
             chooses when the program is compiled for its platform.
+        gradients: of depthwise shifts and normalisations: "written" out, for fewer passes over
+            memory, or "derived" by differentiation, for comparison.
         rematerialize: keep only the inputs of the backbone's blocks for the gradient and compute
             what is inside them once more: less memory, more time.
 
@@ -188,6 +190,7 @@ class MobileViTV2Config:
     param_dtype: str = "float32"
     batch_norm_group_size: int | None = None
     depthwise: str = "auto"
+    gradients: str = "written"
     rematerialize: bool = False
 
     unknown: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
@@ -394,6 +397,7 @@ def _validate(config: MobileViTV2Config) -> None:
         "dtype": DTYPES,
         "param_dtype": DTYPES,
         "depthwise": ("auto", "shifts", "convolution"),
+        "gradients": ("written", "derived"),
     }
     if not callable(config.hidden_act):
         choices["hidden_act"] = ACTIVATIONS

@@ -18,6 +18,12 @@ from jaxtyping import Array, Float
 
 from mobilevitv2_jax.models.config import MobileViTV2Config, make_divisible
 from mobilevitv2_jax.models.initializers import constant, normal, uniform
+from mobilevitv2_jax.models.normalization import (
+    Activation,
+    apply,
+    normalize,
+    statistics_dtype,
+)
 
 Features = Float[Array, "batch height width channels"]
 
@@ -42,11 +48,6 @@ def activation(config: MobileViTV2Config) -> Callable[[Array], Array]:
     """Returns the function that `config.hidden_act` names, or is."""
     act = config.hidden_act
     return act if callable(act) else _ACTIVATIONS[act]
-
-
-def statistics_dtype(x: Array) -> jnp.dtype:
-    """Returns the type in which sums over `x` are taken: float32, or wider if `x` is."""
-    return jnp.promote_types(x.dtype, jnp.float32)
 
 
 def pointwise(x: Float[Array, "... inputs"], kernel: Float[Array, "inputs outputs"]) -> Array:
@@ -118,7 +119,11 @@ def _depthwise_shifts(x: Features, kernel: Array, stride: int, dilation: int) ->
 def _shifts_forward(
     x: Features, kernel: Array, stride: int, dilation: int
 ) -> tuple[Features, tuple[Features, Array]]:
-    return _multiply_add(x, kernel, stride, dilation), (x, kernel)
+    # The barriers are there for XLA:CPU, which would work out what goes in and what comes out anew
+    # for each of their users: see `training.program.compiler_options`.
+    x = lax.optimization_barrier(x)
+    y = lax.optimization_barrier(_multiply_add(x, kernel, stride, dilation))
+    return y, (x, kernel)
 
 
 def _shifts_backward(
@@ -130,6 +135,7 @@ def _shifts_backward(
     the kernel's gradient: these two were a third of a training step.
     """
     x, kernel = residuals
+    gradient = lax.optimization_barrier(gradient)
     # The transpose of a convolution is one with the kernel turned round, over a gradient that is
     # 0 at the pixels that the stride left out.
     left_over = [(size - 1) % stride for size in x.shape[1:3]]
@@ -157,7 +163,12 @@ _depthwise_shifts.defvjp(_shifts_forward, _shifts_backward)
 
 
 def depthwise(
-    x: Features, kernel: Float[Array, "size size 1 channels"], stride: int, dilation: int, form: str
+    x: Features,
+    kernel: Float[Array, "size size 1 channels"],
+    stride: int,
+    dilation: int,
+    form: str,
+    gradients: str = "written",
 ) -> Features:
     """Convolves each channel with its own kernel.
 
@@ -169,10 +180,12 @@ def depthwise(
         form: "shifts" (XLA:CPU runs its own depthwise convolution 14 to 60 times slower than
             shifted multiply-adds, which fuse), "convolution" (what TPU and GPU do well), or
             "auto", resolved for the platform that the program is compiled for.
+        gradients: of the shifts: "written" here, or "derived" by differentiation.
     """
+    multiply_add = {"written": _depthwise_shifts, "derived": _multiply_add}[gradients]
 
     def shifts(x: Features, kernel: Array) -> Features:
-        return _depthwise_shifts(x, kernel, stride, dilation)
+        return multiply_add(x, kernel, stride, dilation)
 
     def convolution(x: Features, kernel: Array) -> Features:
         return convolve(x, kernel, stride, dilation, groups=x.shape[-1])
@@ -239,12 +252,14 @@ class Convolution(nnx.Module):
         self.stride = stride
         self.dilation = dilation
         self.depthwise = config.depthwise if per_channel else None
+        self.gradients = config.gradients
 
     def __call__(self, x: Features) -> Features:
         """Convolves in `dtype`; the output has ceil(size / stride) pixels a side."""
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
         if self.depthwise is not None:
-            return depthwise(x, kernel, self.stride, self.dilation, self.depthwise)
+            form = self.depthwise
+            return depthwise(x, kernel, self.stride, self.dilation, form, self.gradients)
         if self.dilation > 1:
             kernel = trim(kernel, x.shape[1], x.shape[2], self.dilation)
             if kernel.shape[:2] == (1, 1) and self.stride == 1:
@@ -275,26 +290,30 @@ class BatchNorm(nnx.Module):
         self.mean = nnx.BatchStat(constant(0, channels, statistics))
         self.variance = nnx.BatchStat(constant(1, channels, statistics))
         self.group_size = config.batch_norm_group_size
+        self.gradients = config.gradients
         self.use_running_average = False
 
-    def __call__(self, x: Features) -> Features:
-        """Normalises; in training mode also moves the running statistics.
+    def __call__(self, x: Features, act: Activation = None) -> Features:
+        """Normalises and activates; in training mode also moves the running statistics.
 
         Raises:
             ValueError: in training mode, if the group size does not divide the batch.
         """
-        dtype = x.dtype
-        x = x.astype(statistics_dtype(x))
+        scale, bias = self.scale[...], self.bias[...]
         if self.use_running_average:
-            mean, variance = self.mean[...], self.variance[...]
-        else:
-            x = self._grouped(x)
-            mean = x.mean((1, 2, 3), keepdims=True)
-            variance = jnp.square(x - mean).mean((1, 2, 3), keepdims=True)
-            self._update(mean, variance, count=math.prod(x.shape[1:4]))
-        scale = self.scale[...] * lax.rsqrt(variance + BATCH_NORM_EPSILON)
-        y = (x - mean) * scale + self.bias[...]
-        return y.reshape(-1, *x.shape[-3:]).astype(dtype)
+            moments = self.mean[...], self.variance[...]
+            return apply(x, moments, scale, bias, BATCH_NORM_EPSILON, act)
+        y, *moments = normalize(
+            self._grouped(x),
+            scale,
+            bias,
+            per_channel=True,
+            epsilon=BATCH_NORM_EPSILON,
+            act=act,
+            gradients=self.gradients,
+        )
+        self._update(*moments, count=math.prod(y.shape[1:4]))
+        return y.reshape(x.shape)
 
     def _grouped(self, x: Features) -> Float[Array, "groups group height width channels"]:
         images = x.shape[0]
@@ -324,15 +343,19 @@ class GroupNorm(nnx.Module):
         self.scale = nnx.Param(constant(1, channels, dtype))
         self.bias = nnx.Param(constant(0, channels, dtype))
         self.epsilon = config.layer_norm_eps
+        self.gradients = config.gradients
 
     def __call__(self, x: Float[Array, "batch ... channels"]) -> Float[Array, "batch ... channels"]:
         """Normalises every sample by its own mean and variance."""
-        dtype, axes = x.dtype, tuple(range(1, x.ndim))
-        x = x.astype(statistics_dtype(x))
-        mean = x.mean(axes, keepdims=True)
-        variance = jnp.square(x - mean).mean(axes, keepdims=True)
-        y = (x - mean) * lax.rsqrt(variance + self.epsilon)
-        return (y * self.scale[...] + self.bias[...]).astype(dtype)
+        y, *_ = normalize(
+            x[:, None],
+            self.scale[...],
+            self.bias[...],
+            per_channel=False,
+            epsilon=self.epsilon,
+            gradients=self.gradients,
+        )
+        return y[:, 0]
 
 
 class ConvNormAct(nnx.Module):
@@ -370,8 +393,7 @@ class ConvNormAct(nnx.Module):
 
     def __call__(self, x: Features) -> Features:
         """Applies the three in turn."""
-        x = self.normalization(self.convolution(x))
-        return x if self.act is None else self.act(x)
+        return self.normalization(self.convolution(x), self.act)
 
 
 class StochasticDepth(nnx.Dropout):

@@ -56,9 +56,8 @@ def estimate(experiment: Experiment) -> Memory:
 
     State and batch are exact. Of the activations, at least the outputs of convolutions and matrix
     products are kept for the gradient, each once in `model.dtype`; at most everything that
-    differentiation asks for, of which compilers keep less by computing once more what is cheap
-    (0.64 GB with `configs/digits.py`, where XLA for CPU needs 0.52). With `model.rematerialize`
-    differentiation asks for less from the start, and both are that.
+    differentiation asks for, of which compilers keep less by computing once more what is cheap.
+    With `model.rematerialize` differentiation asks for less from the start, and both are that.
     """
     config, state = experiment.config, experiment.abstract_state
     table = summary.summarize(experiment.abstract_model, config.data.image_size)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import jax
 
 from mobilevitv2_jax.training.experiment import Experiment
@@ -21,6 +23,17 @@ def abstract_batch(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
+# XLA:CPU takes barriers out before it decides what to compute once more for each user: chains of
+# products and sums, such as a depthwise convolution, are then computed several times.
+_CPU_OPTIONS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+
+
+def compiler_options(devices: Iterable[jax.Device]) -> dict[str, str] | None:
+    """Returns what `jax.jit` is to tell the compiler of these devices, if anything."""
+    on_cpu = all(device.platform == "cpu" for device in devices)
+    return _CPU_OPTIONS if on_cpu else None
+
+
 def lower_train_step(experiment: Experiment, schedule: Schedule) -> jax.stages.Lowered:
     """Traces the training step for the devices of the experiment, to be compiled."""
     everywhere = replicated(experiment.mesh)
@@ -31,6 +44,7 @@ def lower_train_step(experiment: Experiment, schedule: Schedule) -> jax.stages.L
         make_train_step(experiment.config, graph, optimizer, schedule, mesh),
         donate_argnums=0,
         out_shardings=(experiment.state_shardings, everywhere),
+        compiler_options=compiler_options(mesh.devices.flat),
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere)

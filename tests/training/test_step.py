@@ -14,7 +14,7 @@ from mobilevitv2_jax.models.backbone import pool
 from mobilevitv2_jax.models.outputs import ImageClassifierOutput
 from mobilevitv2_jax.training.experiment import prepare
 from mobilevitv2_jax.training.mesh import put_batch, replicated
-from mobilevitv2_jax.training.program import lower_train_step
+from mobilevitv2_jax.training.program import compiler_options, lower_train_step
 from mobilevitv2_jax.training.schedule import Schedule
 
 EXAMPLES = 1437  # digits to train on: the schedule's epochs
@@ -333,3 +333,10 @@ def test_pixels_reach_the_training_step_as_the_config_says(monkeypatch):
     expected, found = (float(s(state, b, key)[1]["loss"]) for s, b in ((rgb, turned), (bgr, batch)))
     assert found == pytest.approx(expected, rel=1e-6)  # float32
     assert found != pytest.approx(float(rgb(state, batch, key)[1]["loss"]), rel=1e-5)
+
+
+def test_barriers_stand_where_the_step_is_compiled_for_a_cpu():
+    """The option that keeps them is the compiler's own, and may be renamed one day."""
+    options = compiler_options(jax.devices())
+    function = jax.jit(lambda x: jax.lax.optimization_barrier(x * 2) + 1, compiler_options=options)
+    assert "opt-barrier" in function.lower(jnp.ones(4)).compile().as_text()
