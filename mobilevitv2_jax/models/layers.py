@@ -182,10 +182,10 @@ def depthwise(
             "auto", resolved for the platform that the program is compiled for.
         gradients: of the shifts: "written" here, or "derived" by differentiation.
     """
-    multiply_add = {"written": _depthwise_shifts, "derived": _multiply_add}[gradients]
+    functions: dict[str, Callable] = {"written": _depthwise_shifts, "derived": _multiply_add}
 
     def shifts(x: Features, kernel: Array) -> Features:
-        return multiply_add(x, kernel, stride, dilation)
+        return functions[gradients](x, kernel, stride, dilation)
 
     def convolution(x: Features, kernel: Array) -> Features:
         return convolve(x, kernel, stride, dilation, groups=x.shape[-1])
@@ -303,7 +303,7 @@ class BatchNorm(nnx.Module):
         if self.use_running_average:
             moments = self.mean[...], self.variance[...]
             return apply(x, moments, scale, bias, BATCH_NORM_EPSILON, act)
-        y, *moments = normalize(
+        y, mean, variance = normalize(
             self._grouped(x),
             scale,
             bias,
@@ -312,7 +312,7 @@ class BatchNorm(nnx.Module):
             act=act,
             gradients=self.gradients,
         )
-        self._update(*moments, count=math.prod(y.shape[1:4]))
+        self._update(mean, variance, count=math.prod(y.shape[1:4]))
         return y.reshape(x.shape)
 
     def _grouped(self, x: Features) -> Float[Array, "groups group height width channels"]:

@@ -147,7 +147,8 @@ class MobileViT(nnx.Module):
         self.stem = ConvNormAct(
             config, config.num_channels, STEM, kernel_size=3, stride=2, act=act, rngs=rngs
         )
-        stages, inputs = [], STEM
+        stages: list[nnx.List] = []
+        inputs = STEM
         for number, (channels, blocks) in enumerate(STAGES):
             widths = [inputs] + [channels] * blocks
             strides = [1 + (number > 0)] + [1] * (blocks - 1)
@@ -161,9 +162,11 @@ class MobileViT(nnx.Module):
             )
             inputs = channels
         for channels, attention_channels, layers in ATTENTION_STAGES:
-            down = InvertedResidual(config, inputs, channels, stride=2, rngs=rngs)
-            block = MobileViTBlock(config, channels, attention_channels, layers, rngs=rngs)
-            stages.append(nnx.List([down, block]))
+            blocks_of_stage: list[nnx.Module] = [
+                InvertedResidual(config, inputs, channels, stride=2, rngs=rngs),
+                MobileViTBlock(config, channels, attention_channels, layers, rngs=rngs),
+            ]
+            stages.append(nnx.List(blocks_of_stage))
             inputs = channels
         self.stages = nnx.List(stages)
         self.expand = ConvNormAct(config, inputs, EXPANDED, act=act, rngs=rngs)

@@ -160,6 +160,6 @@ def normalize(
     Returns:
         The result in the type of `x`; mean and variance, through which no gradient flows.
     """
-    function = {"written": _written, "derived": _derived}[gradients]
-    y, mean, variance = function(x, scale, bias, per_channel, epsilon, act)
+    functions: dict[str, Callable] = {"written": _written, "derived": _derived}
+    y, mean, variance = functions[gradients](x, scale, bias, per_channel, epsilon, act)
     return y, lax.stop_gradient(mean), lax.stop_gradient(variance)
