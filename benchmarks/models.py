@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mobilevitv2_jax as mv
+from benchmarks.peers import repair_torchvision
 from mobilevitv2_jax.config import load
 from mobilevitv2_jax.models.functional import merge, split
 from mobilevitv2_jax.training.experiment import Experiment, open_source, prepare
@@ -90,6 +91,7 @@ def has_timm() -> bool:
 
 
 def _timm(device: str) -> Any:
+    repair_torchvision()
     import timm
     import torch
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from typing import Any
 
 import numpy as np
 import pytest
 from reference_weights import reference_weights, shapes_of
+
+from benchmarks.peers import repair_torchvision
 
 REQUIRED = os.environ.get("MOBILEVITV2_REQUIRE_ORACLES") == "1"
 
@@ -23,28 +24,7 @@ def _oracle(name: str) -> Any:
 
 
 torch = _oracle("torch")
-
-
-def _repair_torchvision() -> None:
-    """Makes torchvision importable where it was built for another torch.
-
-    The package index has torchvision for CUDA only. Beside a torch for the CPU its operators do
-    not load and its import fails at two of their names; nothing here uses them.
-    """
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float threshold) -> Tensor")
-        sys.modules["torchvision_operators"] = library  # type: ignore[assignment] # kept alive
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]
-    except ImportError:
-        pass
-
-
-_repair_torchvision()
+repair_torchvision()
 transformers = _oracle("transformers")
 
 

@@ -18,6 +18,7 @@ from mobilevitv2_jax.models.layers import (
     convolve,
     pointwise,
 )
+from mobilevitv2_jax.models.normalization import Activation
 
 
 class Shift(nnx.Module):
@@ -26,9 +27,10 @@ class Shift(nnx.Module):
     def __init__(self, bias: np.ndarray) -> None:
         self.bias = nnx.Param(jnp.asarray(bias))
 
-    def __call__(self, x: Features) -> Features:
-        """Adds the bias."""
-        return x + self.bias[...].astype(x.dtype)
+    def __call__(self, x: Features, act: Activation = None) -> Features:
+        """Adds the bias and activates."""
+        y = x + self.bias[...].astype(x.dtype)
+        return y if act is None else act(y)
 
 
 class Convolved(nnx.Module):

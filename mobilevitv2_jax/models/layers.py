@@ -348,14 +348,14 @@ class GroupNorm(nnx.Module):
     def __call__(self, x: Float[Array, "batch ... channels"]) -> Float[Array, "batch ... channels"]:
         """Normalises every sample by its own mean and variance."""
         y, *_ = normalize(
-            x[:, None],
+            x,
             self.scale[...],
             self.bias[...],
             per_channel=False,
             epsilon=self.epsilon,
             gradients=self.gradients,
         )
-        return y[:, 0]
+        return y
 
 
 class ConvNormAct(nnx.Module):
