@@ -337,7 +337,8 @@ def test_a_rematerialised_block_has_the_same_gradients_statistics_and_dropout():
 
 @pytest.mark.slow
 def test_a_rematerialised_model_has_the_same_loss_gradients_and_statistics(make_model, images):
-    x, labels = images(32), np.array([1, 2])
+    # Of 32 pixels one is left: a BatchNorm over two values, whose gradient is rounding alone.
+    x, labels = images(64), np.array([1, 2])
 
     def step(rematerialize):
         model = make_model(rematerialize=rematerialize, attn_dropout=0.2, depthwise="convolution")
