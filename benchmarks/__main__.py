@@ -17,6 +17,8 @@ import importlib
 import os
 import sys
 
+from mobilevitv2_jax.cli.allocator import keep_freed_memory
+
 PARTS = {
     "cpu": "benchmarks.cpu",
     "layers": "benchmarks.layers",
@@ -45,6 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     if "gpu" not in options.parts:
         os.environ["JAX_PLATFORMS"] = "cpu"
+    keep_freed_memory()
     # JAX would take most of a GPU's memory for itself, and timm shares it.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     for part in options.parts:

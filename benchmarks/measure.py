@@ -23,11 +23,9 @@ def environment() -> str:
             versions.append(f"{name} {importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:
             continue
-    tunables = os.environ.get("GLIBC_TUNABLES", "not set")
     return (
         f"{', '.join(versions)}\n"
-        f"{_processor()}, {len(os.sched_getaffinity(0))} cores, which both sides may use all; "
-        f"GLIBC_TUNABLES {tunables}"
+        f"{_processor()}, {len(os.sched_getaffinity(0))} cores, which both sides may use all"
     )
 
 

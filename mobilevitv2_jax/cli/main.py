@@ -10,6 +10,7 @@ import threading
 import traceback
 
 from mobilevitv2_jax.cli import processes
+from mobilevitv2_jax.cli.allocator import keep_freed_memory
 from mobilevitv2_jax.cli.verbs import dispatch
 from mobilevitv2_jax.errors import UserError
 from mobilevitv2_jax.files import cache_directory
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: the verb and its arguments; those of the process by default.
     """
+    keep_freed_memory()
     # A program is compiled once on a machine, not once in every process; JAX reads this variable.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "xla"))
     # Through these orbax warns of what its users asked for, and prints each error that it raises,
