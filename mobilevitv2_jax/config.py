@@ -192,15 +192,16 @@ def parse_arg(arg: str, /, *, bare: str = "", **defaults: Any) -> ml_collections
         arg: the text; a name alone stands for `name=True`.
         bare: the name, if any, that a value alone is given to, as in `file.py:PATH,width=1.0`;
             several such values are kept together, with their commas.
-        **defaults: the names that are allowed; their values give the types.
+        **defaults: the names that are allowed; their values give the types. Of a tuple of texts
+            the first is the default, and others are refused.
 
     Returns:
         The defaults with the given values set.
 
     Raises:
-        ConfigError: for an unknown name, or a value that is not of the default's type.
+        ConfigError: for an unknown name, or a value that is not of the default's type or choice.
     """
-    values = dict(defaults)
+    values = {name: x[0] if isinstance(x, tuple) else x for name, x in defaults.items()}
     alone = []
     for part in filter(None, (part.strip() for part in (arg or "").split(","))):
         name, equals, text = part.partition("=")
@@ -213,13 +214,22 @@ def parse_arg(arg: str, /, *, bare: str = "", **defaults: Any) -> ml_collections
                 f"the config has no argument {name!r}{nearest(name, defaults)}; "
                 f"it takes {', '.join(defaults)}{hint}"
             )
-        values[name] = _read_argument(name, text, type(defaults[name]))
+        values[name] = _read_argument(name, text, defaults[name])
     if alone:
         values[bare] = ",".join(alone)
     return ml_collections.ConfigDict(values)
 
 
-def _read_argument(name: str, text: str, kind: type) -> Any:
+def _read_argument(name: str, text: str, default: Any) -> Any:
+    if isinstance(default, tuple):
+        if text not in default:
+            allowed = ", ".join(default)
+            raise ConfigError(
+                f"the config's argument {name} must be one of {allowed}, got {text!r}"
+                f"{nearest(text, default)}"
+            )
+        return text
+    kind = type(default)
     try:
         if kind is bool:
             return {"": True, "true": True, "false": False}[text.lower()]

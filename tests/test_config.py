@@ -108,6 +108,14 @@ def test_an_argument_takes_the_types_of_its_defaults():
     assert configs.parse_arg(None, width=0.5).width == 0.5
 
 
+def test_an_argument_of_a_few_texts_is_one_of_them_and_the_first_by_default():
+    kinds = ("own", "none")
+    assert configs.parse_arg("", kind=kinds).kind == "own"
+    assert configs.parse_arg("kind=none", kind=kinds).kind == "none"
+    with pytest.raises(ConfigError, match="must be one of own, none, got 'non' .did you mean"):
+        configs.parse_arg("kind=non", kind=kinds)
+
+
 @pytest.mark.parametrize(
     ("arg", "path", "width"),
     [
