@@ -8,7 +8,7 @@ out then, always the same files; or a list of paths and labels, `train.csv` and 
 data/folder.py, and docs/finetune.md for how to start from trained weights.
 
 The values suit some hundred to some ten thousand images: batches of 32, 30 epochs with a low
-learning rate, mild crops, flips, and an average of the weights that spans the last 20 steps.
+learning rate, mild crops, flips, and an average of the weights that spans the last 10 steps.
 """
 
 from mobilevitv2_jax.config import default_config, parse_arg
@@ -38,7 +38,7 @@ def get_config(arg=""):
     config.schedule.warmup = "1 epochs"
     config.schedule.learning_rate = 5e-4
     config.schedule.min_learning_rate = 5e-6
-    config.ema.momentum = 0.05  # the average spans the last 20 steps: small sets have few
+    config.ema.momentum = 0.1  # the average spans the last 10 steps: small sets have few
     return config.lock()
 
 
