@@ -102,6 +102,7 @@ def _draw_accuracies(axes: Axes, confusion: np.ndarray, class_names: Sequence[st
     axes.set_yticks(range(len(lowest)), [class_names[index] for index in lowest])
     axes.invert_yaxis()
     axes.set_xlim(0, 130)  # room for the counts
+    axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("accuracy (%)")
     if len(lowest) < len(present):
         axes.set_title(f"the {len(lowest)} classes with the lowest accuracy", fontsize=10)
