@@ -130,7 +130,7 @@ def expected(sign=1, **views):
     return total
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_the_confusion_matrix_is_that_of_scikit_learn_over_single_images(batch_size):
     judgements = run(batch_size)
     for prefix, sign in (("eval", 1), ("eval_ema", -1)):
@@ -162,7 +162,7 @@ def test_metrics_have_the_names_of_the_protocol():
         judgements["eval"].metrics(NAMES)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_the_worst_and_the_best_images_are_kept_with_their_predictions(batch_size):
     judgement = run(batch_size, extremes=2)["eval"]
     ious = {}

@@ -22,7 +22,7 @@ RULES = {
 
 
 @pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("size", [(480, 640), (97, 301)])
+@pytest.mark.parametrize("size", [pytest.param((480, 640), marks=pytest.mark.slow), (97, 301)])
 def test_pictures_are_resized_and_cropped_as_pillow_does(name, size):
     processor, task = RULES[name]
     rules = program.fixed_rules(processor, (64, 48), task)
@@ -57,7 +57,7 @@ def test_a_size_of_the_user_keeps_the_share_that_the_crop_leaves():
     assert program.seen_size(program.fixed_rules(PUBLISHED, None, "segmentation")) == (256, 256)
 
 
-@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("align_corners", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_maps_are_resized_in_the_run_as_by_constant_matrices(align_corners):
     x = np.random.RandomState(0).normal(0, 1, (1, 4, 5, 3)).astype(np.float32)
     expected = resize_bilinear(x, (32, 41), align_corners=align_corners)

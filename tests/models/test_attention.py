@@ -101,7 +101,7 @@ def largest_rank(jaxpr):
 
 
 @pytest.mark.parametrize("form", ["shifts", "convolution", "auto"])
-@pytest.mark.parametrize("size", [(64, 64), (48, 80)])
+@pytest.mark.parametrize("size", [pytest.param((64, 64), marks=pytest.mark.slow), (48, 80)])
 def test_no_array_of_the_forward_pass_has_more_than_four_axes(make_model, form, size):
     """Converters for phones take no more; (48, 80) also has the resizing of odd sizes."""
     model = make_model(depthwise=form)

@@ -137,6 +137,7 @@ def test_patches_of_every_size_work_under_every_rule(patch, size):
         assert np.isfinite(y).all()
 
 
+@pytest.mark.slow
 def test_the_patch_size_matters():
     x = np.random.RandomState(0).normal(size=(1, 8, 8, 16)).astype(np.float32)
     one, two, four = (run_block(block(patch_size=patch), x) for patch in (1, 2, 4))

@@ -127,7 +127,7 @@ def test_the_loss_is_the_mean_over_the_pixels_that_are_not_ignored(ignored):
     assert loss == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("align_corners", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_where_every_pixel_is_ignored_loss_and_gradient_are_zero(align_corners):
     def loss(logits):
         labels = np.full((2, 9, 9), 255)

@@ -131,6 +131,7 @@ def test_without_return_dict_the_outputs_are_tuples_of_what_is_set(make_model, i
     assert shapes(model) == [(2, 5), 5]
 
 
+@pytest.mark.slow
 def test_the_backbone_pools_only_when_asked_to(images):
     config = mv.MobileViTV2Config(width_multiplier=0.25)
     model = nnx.eval_shape(lambda: mv.MobileViTV2Model(config, False, rngs=nnx.Rngs(0)))
@@ -180,6 +181,7 @@ def test_training_moves_the_statistics_and_evaluation_does_not(make_model, image
         np.testing.assert_array_equal(x, kept_parameters[name])
 
 
+@pytest.mark.slow
 def test_dropout_needs_a_source_of_randomness_only_where_it_is_on(make_model, images):
     def trace(graph, rngs=None):
         def logits(x):

@@ -342,6 +342,7 @@ def test_a_run_that_died_before_its_results_only_evaluates_again(straight, tmp_p
     assert (directory / "predictions.png").exists()
 
 
+@pytest.mark.slow
 def test_the_order_is_evaluate_save_next_batch_step_and_metrics_come_one_step_late(
     small_model, tmp_path, monkeypatch
 ):
@@ -471,8 +472,8 @@ def test_evaluation_counts_every_example_once_whatever_the_batch(small_model):
     ("field", "prefix"),
     [
         ("parameters", "eval"),
-        ("statistics", "eval"),
-        ("ema_parameters", "eval_ema"),
+        pytest.param("statistics", "eval", marks=pytest.mark.slow),
+        pytest.param("ema_parameters", "eval_ema", marks=pytest.mark.slow),
         ("ema_statistics", "eval_ema"),
     ],
 )

@@ -42,6 +42,7 @@ def wandb(monkeypatch):
     return fake
 
 
+@pytest.mark.slow
 def test_a_run_sends_the_lines_of_its_metrics_and_keeps_its_id_in_its_directory(
     wandb, tmp_path, monkeypatch
 ):

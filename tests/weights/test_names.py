@@ -42,7 +42,13 @@ def test_the_classifier_has_269_keys_and_the_backbone_267_at_every_width(width):
 
 
 @pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("kind", [mv.MobileViTV2ForImageClassification, mv.MobileViTV2Model])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        mv.MobileViTV2ForImageClassification,
+        pytest.param(mv.MobileViTV2Model, marks=pytest.mark.slow),
+    ],
+)
 def test_the_way_there_and_back_is_exact_to_the_bit(source, kind):
     model = small(kind)
     arrays = mv.weights.state_dict(model, source)
