@@ -192,6 +192,7 @@ def test_the_heat_is_of_the_deepest_map_that_shows_places(side, cells):
     assert heat.shape == (2, cells, cells)
 
 
+@pytest.mark.slow
 def test_the_heat_is_where_the_best_class_has_its_evidence():
     side, cells = 64, 8
     pixels = np.zeros((2, side, side, 3), np.float32)

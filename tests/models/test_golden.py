@@ -105,7 +105,7 @@ def test_a_thousand_classes_agree_with_hugging_face():
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=pytest.mark.slow if case.size == (224, 224) else ())
+        pytest.param(case, marks=pytest.mark.slow if case.peer == "timm" else ())
         for case in CONVENTIONS
     ],
     ids=lambda case: case.name,

@@ -138,6 +138,7 @@ def test_where_every_pixel_is_ignored_loss_and_gradient_are_zero(align_corners):
     np.testing.assert_array_equal(gradient, 0)
 
 
+@pytest.mark.slow
 def test_the_loss_is_taken_at_the_size_of_the_labels(make_segmenter):
     """The switch `align_corners` is that of the resizing, and matters."""
     logits = np.random.RandomState(0).normal(size=(2, 4, 4, 4)).astype(np.float32)

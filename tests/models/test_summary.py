@@ -36,6 +36,7 @@ def test_costs_are_those_of_the_table(width):
         assert summary.activations / 1e6 == pytest.approx(ACTIVATIONS[width], abs=0.005)
 
 
+@pytest.mark.slow
 def test_rows_are_the_stages_and_add_up(make_model):
     model = make_model(image_size=64, return_dict=False)
     summary = summarize(model)

@@ -159,6 +159,7 @@ def test_inference_never_changes_the_config(make_model, images):
         model.config.problem_type = "regression"
 
 
+@pytest.mark.slow
 def test_training_moves_the_statistics_and_evaluation_does_not(make_model, images):
     graphs, parameters, statistics = functional.split(make_model())
 

@@ -79,6 +79,7 @@ def test_bytes_are_written_in_powers_of_a_thousand(count, text):
     assert format_bytes(count) == text
 
 
+@pytest.mark.slow
 def test_the_stages_in_which_odd_sizes_matter_are_those_of_the_model():
     config = tiny_config({"data.image_size": 72})
     experiment = prepare(config)

@@ -301,6 +301,7 @@ def test_a_batch_in_parts_is_mixed_as_the_whole_is(monkeypatch):
     assert len(set(losses)) == 3  # no dropout here: what differs is the mixing
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_keeps_its_bits_and_the_head_learns(monkeypatch):
     class Headed(SmallModel):
         def __init__(self, config, *, rngs):

@@ -49,6 +49,7 @@ def test_a_classifier_comes_back_to_the_bit_with_our_own_fields(format, classifi
     assert model.config == classifier.config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "width",
     [pytest.param(x, marks=() if x in (0.5, 2.0) else pytest.mark.slow) for x in WIDTHS],

@@ -313,9 +313,9 @@ def run(tmp_path_factory):
     ("options", "factor"),
     [
         ({}, 8),
-        ({"checkpoint": "best"}, 4),
+        pytest.param({"checkpoint": "best"}, 4, marks=pytest.mark.slow),
         ({"checkpoint": 2, "average": False}, 2),
-        ({"average": False}, 4),
+        pytest.param({"average": False}, 4, marks=pytest.mark.slow),
     ],
     ids=str,
 )
