@@ -30,9 +30,7 @@ def _batch_norm(x: Any, scale: Any, how: str) -> jax.Array:
 
 
 def _group_norm(x: Any, scale: Any, how: str) -> jax.Array:
-    return normalize(x[:, None], scale, scale, per_channel=False, epsilon=1e-5, gradients=how)[0][
-        :, 0
-    ]
+    return normalize(x, scale, scale, per_channel=False, epsilon=1e-5, gradients=how)[0]
 
 
 def _between(x: Any, kernel: Any, how: str) -> jax.Array:

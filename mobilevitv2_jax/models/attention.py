@@ -7,7 +7,8 @@ converters for phones accept no more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +88,10 @@ class FeedForward(nnx.Module):
 
 
 class AttentionLayer(nnx.Module):
-    """Pre-normalised separable attention and feed-forward, each added to its input."""
+    """Pre-normalised attention and feed-forward, each added to its input.
+
+    The first version of the network has another normalisation and attention: see `mobilevit.py`.
+    """
 
     def __init__(
         self,
@@ -95,11 +99,13 @@ class AttentionLayer(nnx.Module):
         channels: int,
         *,
         drop_rate: float = 0.0,
+        norm: Callable[..., nnx.Module] = GroupNorm,
+        attention: Callable[..., nnx.Module] = SeparableSelfAttention,
         rngs: nnx.Rngs,
     ) -> None:
-        self.attention_norm = GroupNorm(config, channels)
-        self.attention = SeparableSelfAttention(config, channels, rngs=rngs)
-        self.feed_forward_norm = GroupNorm(config, channels)
+        self.attention_norm: Any = norm(config, channels)
+        self.attention: Any = attention(config, channels, rngs=rngs)
+        self.feed_forward_norm: Any = norm(config, channels)
         self.feed_forward = FeedForward(config, channels, rngs=rngs)
         self.drop = StochasticDepth(drop_rate)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mobilevitv2_jax.models.attention import FeedForward, Tokens, fold, unfold
+from mobilevitv2_jax.models.attention import AttentionLayer, Tokens, fold, unfold
 from mobilevitv2_jax.models.backbone import pool
 from mobilevitv2_jax.models.config import MobileViTV2Config
 from mobilevitv2_jax.models.layers import (
@@ -63,8 +63,8 @@ class MultiHeadAttention(nnx.Module):
         self.out = Pointwise(config, channels, channels, rngs=rngs)
         self.heads = heads
 
-    def __call__(self, x: Tokens) -> Tokens:
-        """Attends over the patches, for each pixel of a patch on its own."""
+    def __call__(self, x: Tokens, rngs: nnx.Rngs | None = None) -> Tokens:
+        """Attends over the patches, for each pixel of a patch on its own; draws nothing."""
         batch, patches, pixels, channels = x.shape
         x = x.transpose(0, 2, 1, 3).reshape(batch * pixels, patches, channels)
         query, key, value = (
@@ -74,21 +74,6 @@ class MultiHeadAttention(nnx.Module):
         context = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
         y = self.out(context).reshape(batch, pixels, patches, channels)
         return y.transpose(0, 2, 1, 3)
-
-
-class AttentionLayer(nnx.Module):
-    """Pre-normalised attention and feed-forward, each added to its input."""
-
-    def __init__(self, config: MobileViTV2Config, channels: int, *, rngs: nnx.Rngs) -> None:
-        self.attention_norm = LayerNorm(config, channels)
-        self.attention = MultiHeadAttention(config, channels, rngs=rngs)
-        self.feed_forward_norm = LayerNorm(config, channels)
-        self.feed_forward = FeedForward(config, channels, rngs=rngs)
-
-    def __call__(self, x: Tokens) -> Tokens:
-        """Applies the layer."""
-        x = x + self.attention(self.attention_norm(x))
-        return x + self.feed_forward(self.feed_forward_norm(x))
 
 
 class MobileViTBlock(nnx.Module):
@@ -110,7 +95,16 @@ class MobileViTBlock(nnx.Module):
         self.local = ConvNormAct(config, channels, channels, kernel_size=size, act=act, rngs=rngs)
         self.enter = Pointwise(config, channels, attention_channels, bias=False, rngs=rngs)
         self.layers = nnx.List(
-            [AttentionLayer(config, attention_channels, rngs=rngs) for _ in range(layers)]
+            [
+                AttentionLayer(
+                    config,
+                    attention_channels,
+                    norm=LayerNorm,
+                    attention=MultiHeadAttention,
+                    rngs=rngs,
+                )
+                for _ in range(layers)
+            ]
         )
         self.norm = LayerNorm(config, attention_channels)
         self.project = ConvNormAct(config, attention_channels, channels, act=act, rngs=rngs)

@@ -11,6 +11,7 @@ CASES = {
     "batch": ((1, 6, 4, 5, 8), jax.nn.silu, True),
     "groups of a batch": ((3, 2, 4, 5, 8), None, True),
     "samples": ((4, 1, 6, 4, 8), None, False),
+    "tokens": ((4, 6, 4, 8), None, False),  # as GroupNorm has them
 }
 
 

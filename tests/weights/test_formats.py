@@ -50,10 +50,7 @@ def test_a_classifier_comes_back_to_the_bit_with_our_own_fields(format, classifi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "width",
-    [pytest.param(x, marks=() if x in (0.5, 2.0) else pytest.mark.slow) for x in WIDTHS],
-)
+@pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize(
     ("cls", "fields"),
     [
