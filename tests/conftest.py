@@ -17,10 +17,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 
 def pytest_configure(config):
-    """Compiles with less effort in the default tests, which run most of their programs once."""
-    if config.option.markexpr.startswith("not slow"):
-        flag = "--xla_backend_optimization_level=0"
-        os.environ["XLA_FLAGS"] = f"{flag} {os.environ.get('XLA_FLAGS', '')}".strip()
+    """Compiles with less effort: most programs of the tests run once or a few times."""
+    flag = "--xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] = f"{flag} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 
 def pytest_xdist_auto_num_workers(config):

@@ -27,8 +27,8 @@ CHANGES = {
 }
 
 
-def start(directory):
-    options = ["train", "--workdir", str(directory), *tiny_flags(CHANGES)]
+def start(directory, **changes):
+    options = ["train", "--workdir", str(directory), *tiny_flags(CHANGES | changes)]
     return subprocess.Popen(
         [sys.executable, "tests/small_cli.py", *options],
         cwd=pathlib.Path(__file__).parents[2],
@@ -38,8 +38,8 @@ def start(directory):
     )
 
 
-def finish(directory):
-    process = start(directory)
+def finish(directory, **changes):
+    process = start(directory, **changes)
     said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said
     return said
@@ -56,7 +56,7 @@ def test_a_run_killed_twenty_times_ends_like_one_that_was_not(
     tmp_path, monkeypatch, record_property
 ):
     use_small_model(monkeypatch)
-    finish(tmp_path / "straight")
+    finish(tmp_path / "straight", **{"checkpoint.every": "100 steps"})
     directory = tmp_path / "killed"
     draw = random.Random(0)
     mid_save, reached = 0, []

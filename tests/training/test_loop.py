@@ -592,8 +592,8 @@ SMALL_PROGRAM = "tests/small_cli.py"
 LONGER = {
     "model.ffn_dropout": 0.2,
     "augment.random_resized_crop": True,
-    "schedule.total": "60 steps",
-    "eval.every": "20 steps",
+    "schedule.total": "30 steps",
+    "eval.every": "30 steps",
     "checkpoint.every": "5 steps",
     "log.every": "5 steps",
 }
@@ -614,7 +614,7 @@ def test_a_process_with_workers_that_is_stopped_or_killed_goes_on_to_the_bits_of
     directory, straight = tmp_path / "run", tmp_path / "straight"
     changes = LONGER | {"data.workers": 2}
     process = start(program, directory, changes)
-    until(process, "step 30/60")
+    until(process, "step 15/30")
     process.send_signal(number)
     asked = time.monotonic()
     said, _ = process.communicate(timeout=30)  # promised: 10 s from signal to durable
@@ -629,6 +629,6 @@ def test_a_process_with_workers_that_is_stopped_or_killed_goes_on_to_the_bits_of
         use_small_model(monkeypatch)
     assert loop.train(tiny_digits(LONGER), straight, "") == 0
     config = read_config(directory)
-    expected, found = leaves(straight, 60, config), leaves(directory, 60, config)
+    expected, found = leaves(straight, 30, config), leaves(directory, 30, config)
     assert [path for path in expected if expected[path] != found[path]] == []
     assert values(directory) == values(straight)

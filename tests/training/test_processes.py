@@ -165,6 +165,7 @@ def compare(one, several, steps=1):
 def test_processes_train_and_evaluate_as_one_does(tmp_path, monkeypatch, processes, program):
     if program == SMALL:
         use_small_model(monkeypatch)
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA complains of a busy machine's compiling
     one, several = tmp_path / "one", tmp_path / "several"
     train(one, *options(ONE_STEP), program=program)
     said = train(several, *options(ONE_STEP), program=program, processes=processes)
