@@ -52,7 +52,7 @@ def test_the_csv_has_a_row_for_each_true_class():
     ]
 
 
-@pytest.mark.parametrize("classes", [2, 30, 100])
+@pytest.mark.parametrize("classes", [2, 30, pytest.param(100, marks=pytest.mark.slow)])
 def test_the_picture_shows_shares_of_the_true_class(tmp_path, classes):
     counts = 20 * np.eye(classes, dtype=np.int64)
     names = [f"class {number}" for number in range(classes)]

@@ -80,7 +80,7 @@ def test_the_model_is_the_backbone_the_head_and_where_asked_for_the_auxiliary_he
     [
         pytest.param("deeplabv3", 32, 64, 64, marks=pytest.mark.slow),
         ("deeplabv3", 16, 128, 192),
-        ("deeplabv3", 8, 64, 64),
+        pytest.param("deeplabv3", 8, 64, 64, marks=pytest.mark.slow),
         pytest.param("pspnet", 16, 64, 64, marks=pytest.mark.slow),
         ("pspnet", 8, 128, 192),
     ],

@@ -110,6 +110,7 @@ with Watchdog(1) as watchdog:
 """
 
 
+@pytest.mark.slow
 def test_a_process_without_progress_ends_with_its_stacks_and_the_cause():
     done = subprocess.run(
         [sys.executable, "-c", HANGING],

@@ -98,6 +98,7 @@ def test_nothing_is_promised_where_not_even_the_state_fits(small_model):
     assert "should fit" not in explain({}, limit=1000)
 
 
+@pytest.mark.slow
 def test_groups_of_batch_norm_are_not_cut(small_model):
     text = explain({"model.batch_norm_group_size": 8})
     assert "accumulation_steps=2 needs" in text

@@ -1,5 +1,7 @@
 """The table of names: complete, exact in both directions, and strict."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,8 +17,13 @@ STEM = "mobilevitv2.conv_stem.convolution.weight"
 QKV = "mobilevitv2.encoder.layer.2.transformer.layer.0.attention.qkv_proj.convolution"
 
 
-def small(kind=mv.MobileViTV2ForImageClassification, **fields):
-    return kind(mv.MobileViTV2Config(**{**SMALL, **fields}), rngs=nnx.Rngs(0))
+def small(kind=mv.MobileViTV2ForImageClassification, width=SMALL["width_multiplier"]):
+    return nnx.clone(made(kind, width))
+
+
+@functools.cache
+def made(kind, width):
+    return kind(mv.MobileViTV2Config(**{**SMALL, "width_multiplier": width}), rngs=nnx.Rngs(0))
 
 
 def arrays_of(model):
@@ -33,7 +40,7 @@ def arrays_of(model):
     ],
 )
 def test_the_classifier_has_269_keys_and_the_backbone_267_at_every_width(width):
-    classifier = small(width_multiplier=width)
+    classifier = small(width=width)
     keys = mv.weights.state_dict(classifier).keys()
     assert len(keys) == 269
     bare = mv.weights.state_dict(classifier.backbone).keys()
