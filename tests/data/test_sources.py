@@ -71,6 +71,7 @@ def test_an_unknown_name_or_split_is_refused_with_the_allowed_ones(name, split, 
         load_source(name, split)
 
 
+@pytest.mark.slow
 def test_sources_and_transforms_load_neither_jax_nor_a_data_set_reader():
     program = (
         "import sys\n"

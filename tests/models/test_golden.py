@@ -30,7 +30,7 @@ from mobilevitv2_jax.models.losses import classification_loss
 
 TOLERANCE = 1e-5
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "huggingface.npz"
-QUICK = (0.5, 2.0)
+QUICK = (0.5,)
 """Widths of the default tests; the others are slow tests."""
 ALTERNATING = [
     pytest.param(width, SIZES[index % 2], marks=() if width in QUICK else pytest.mark.slow)

@@ -185,7 +185,8 @@ def test_a_run_leaves_what_is_promised_and_the_same_command_only_tells_it(
     assert files(directory) == before
 
 
-@pytest.mark.parametrize(("at", "workers"), [(4, 0), pytest.param(6, 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("at", "workers"), [(4, 0), (6, 2)])
 def test_an_interrupted_run_goes_on_to_the_same_bits(
     straight, tmp_path, monkeypatch, capsys, at, workers
 ):
@@ -206,6 +207,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     assert clock(directory, 7, config) == clock(straight, 7, config) == counters
 
 
+@pytest.mark.slow
 def test_images_per_second_are_those_of_training_alone(straight):
     # 16 images and a second per step; the first line is read while one step more is running.
     lines = read_metrics(straight / "metrics.jsonl")
@@ -510,6 +512,7 @@ def test_what_cannot_run_is_refused_before_any_compile_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_of_another_config_is_refused_before_any_compile(straight, monkeypatch):
     monkeypatch.setattr(jax.stages.Lowered, "compile", None)  # may not be called
     before = files(straight)
@@ -558,6 +561,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_run_comes_to_the_same_bits(
     assert values(directory) == values(straight)
 
 
+@pytest.mark.slow
 def test_a_schedule_shorter_than_the_run_is_refused(straight, tmp_path):
     directory = pathlib.Path(shutil.copytree(straight, tmp_path / "run"))
     changes = {"schedule.total": "5 steps", "checkpoint.allow_changes": "schedule"}
