@@ -17,9 +17,13 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 
 def pytest_configure(config):
-    """Compiles with less effort: most programs of the tests run once or a few times."""
-    flag = "--xla_backend_optimization_level=0"
-    os.environ["XLA_FLAGS"] = f"{flag} {os.environ.get('XLA_FLAGS', '')}".strip()
+    """Compiles with less effort: most programs of the tests run once or a few times.
+
+    Those of the export tests train a model first.
+    """
+    if config.option.markexpr != "export":
+        flag = "--xla_backend_optimization_level=0"
+        os.environ["XLA_FLAGS"] = f"{flag} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 
 def pytest_xdist_auto_num_workers(config):

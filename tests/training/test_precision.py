@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from mobilevitv2_jax.config import load
-from mobilevitv2_jax.training import loop
+from mobilevitv2_jax.training import loop, program
 from mobilevitv2_jax.training.run_directory import read_results
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "digits.py"
@@ -15,7 +15,12 @@ TOLERANCE = 0.015
 
 
 @pytest.mark.slow
-def test_training_in_bfloat16_reaches_the_accuracy_of_float32(tmp_path, record_property):
+def test_training_in_bfloat16_reaches_the_accuracy_of_float32(
+    tmp_path, monkeypatch, record_property
+):
+    # Tests compile with less effort; these two programs run for minutes.
+    options = {**program._CPU_OPTIONS, "xla_backend_optimization_level": "3"}
+    monkeypatch.setattr(program, "_CPU_OPTIONS", options)
     top1 = {}
     for dtype in ("float32", "bfloat16"):
         config = load(str(CONFIG), "resolution=32")
