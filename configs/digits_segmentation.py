@@ -58,7 +58,8 @@ def get_config(arg=""):
     config.schedule.min_learning_rate = 2e-5
     config.ema.momentum = 0.1
 
-    config.eval.every = config.checkpoint.every = "4 epochs"
+    config.eval.every = "4 epochs"
+    config.checkpoint.every = "2 epochs"
     config.eval.batch_size = 16
     config.eval.pictures_from = 15
     config.checkpoint.best_metric = "eval_ema_squashed/miou"

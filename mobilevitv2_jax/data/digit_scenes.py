@@ -40,7 +40,9 @@ class DigitScenes:
 
     split: str
     digits: ArraySource
-    _kept: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict, repr=False)
+    _kept: dict[int, dict[str, Any]] = dataclasses.field(
+        default_factory=dict, init=False, repr=False
+    )
 
     name = "digit_scenes"
 
