@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+sys.path[:0] = map(str, pathlib.Path(__file__).parents[1:3])  # tests/, and benchmarks/ beside it
 
 from oracle.cases import GOLDEN  # noqa: E402
 from oracle.comparison import reference_outputs, timm  # noqa: E402

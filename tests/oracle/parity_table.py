@@ -19,7 +19,7 @@ import platform
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+sys.path[:0] = map(str, pathlib.Path(__file__).parents[1:3])  # tests/, and benchmarks/ beside it
 
 from oracle.cases import CASES, SIZES, STRIDES, Case, full_product  # noqa: E402
 

@@ -14,7 +14,7 @@ import pathlib
 import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+sys.path[:0] = map(str, pathlib.Path(__file__).parents[1:3])  # tests/, and benchmarks/ beside it
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
