@@ -8,6 +8,8 @@ import tempfile
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Threads of torch that wait for each other spin, and several tests run at once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Before anything imports jax: a program that several tests need is compiled once.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -118,6 +118,9 @@ def make_train_step(
         # Invariant: a batch with a non-finite result changes nothing but the counters. The loss
         # alone does not show it: an activation such as ReLU may turn NaN into 0.
         finite = jnp.isfinite(loss) & jnp.isfinite(norm) & _all_finite(statistics)
+        # Computed once: XLA:CPU would take the whole chain of "and" into the kernel of every leaf,
+        # and three quarters of the program were that.
+        finite = jax.lax.optimization_barrier(finite)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, state)
         skipped = jnp.where(finite, 0, state.skipped_in_a_row + 1)
         metrics = {
