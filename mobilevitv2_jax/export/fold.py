@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
+from mobilevitv2_jax.models.attention import SeparableSelfAttention
 from mobilevitv2_jax.models.layers import (
     BATCH_NORM_EPSILON,
     ConvNormAct,
@@ -57,7 +58,8 @@ def lean(model: Any, convolved: bool = False) -> Any:
 
     Args:
         model: in float32.
-        convolved: also write matrix products as convolutions.
+        convolved: for runtimes of their own: matrix products are convolutions, and the sum of
+            separable attention is no product of matrices.
     """
     copy = nnx.clone(model)
     for _, module in list(nnx.iter_modules(copy)):
@@ -65,6 +67,8 @@ def lean(model: Any, convolved: bool = False) -> Any:
             fold(module)
         if isinstance(module, Convolution) and module.depthwise is not None:
             module.depthwise = "convolution"
+        if convolved and isinstance(module, SeparableSelfAttention):
+            module.sum_as_product = False
         for name, layer in list(vars(module).items()):
             if convolved and isinstance(layer, Pointwise):
                 setattr(module, name, Convolved(layer))

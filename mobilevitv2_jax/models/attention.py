@@ -60,6 +60,9 @@ class SeparableSelfAttention(nnx.Module):
         self.qkv = Pointwise(config, channels, 1 + 2 * channels, rngs=rngs)
         self.out = Pointwise(config, channels, channels, rngs=rngs)
         self.dropout = nnx.Dropout(config.attn_dropout)
+        # XLA:CPU would take a plain sum into the product with the values that follows it, and sum
+        # anew for each tile of that, quadratically in tokens. Other runtimes want the plain sum.
+        self.sum_as_product = True
 
     def __call__(self, x: Tokens, rngs: nnx.Rngs | None = None) -> Tokens:
         """Attends over the patches."""
@@ -67,9 +70,10 @@ class SeparableSelfAttention(nnx.Module):
         query, key, value = jnp.split(self.qkv(x), (1, 1 + channels), axis=-1)
         scores = jax.nn.softmax(query.astype(statistics_dtype(query)), axis=1)
         scores = self.dropout(scores, rngs=rngs).astype(key.dtype)
-        # As a product of matrices: XLA:CPU would take a sum into the product with the values that
-        # follows it, and sum anew for each of their tiles, quadratically in tokens.
-        context = jnp.einsum("bnpc,bnp->bpc", key, scores[..., 0])[:, None]
+        if self.sum_as_product:
+            context = jnp.einsum("bnpc,bnp->bpc", key, scores[..., 0])[:, None]
+        else:
+            context = (key * scores).sum(axis=1, keepdims=True)
         return self.out(jax.nn.relu(value) * context)
 
 
