@@ -7,7 +7,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array
 
 from mobilevitv2_jax.models.attention import SeparableSelfAttention
 from mobilevitv2_jax.models.layers import (
@@ -16,8 +15,6 @@ from mobilevitv2_jax.models.layers import (
     Convolution,
     Features,
     Pointwise,
-    convolve,
-    pointwise,
 )
 from mobilevitv2_jax.models.normalization import Activation
 
@@ -32,22 +29,6 @@ class Shift(nnx.Module):
         """Adds the bias and activates."""
         y = x + self.bias[...].astype(x.dtype)
         return y if act is None else act(y)
-
-
-class Convolved(nnx.Module):
-    """A linear map over the channels as a convolution with kernels of one pixel.
-
-    So runtimes with one memory layout for convolutions have nothing to transpose between them.
-    """
-
-    def __init__(self, layer: Pointwise) -> None:
-        self.kernel, self.bias = layer.kernel, layer.bias
-
-    def __call__(self, x: Array) -> Array:
-        """Applies the map; what is no map of features has only channels to multiply."""
-        kernel = self.kernel[...]
-        y = convolve(x, kernel[None, None], 1, 1) if x.ndim == 4 else pointwise(x, kernel)
-        return y if self.bias is None else y + self.bias[...]
 
 
 def lean(model: Any, convolved: bool = False) -> Any:
@@ -69,9 +50,8 @@ def lean(model: Any, convolved: bool = False) -> Any:
             module.depthwise = "convolution"
         if convolved and isinstance(module, SeparableSelfAttention):
             module.sum_as_product = False
-        for name, layer in list(vars(module).items()):
-            if convolved and isinstance(layer, Pointwise):
-                setattr(module, name, Convolved(layer))
+        if isinstance(module, Pointwise):
+            module.form = "convolution" if convolved else "product"
     return copy
 
 

@@ -141,6 +141,8 @@ class MobileViTV2Config:
         depthwise: how depthwise convolutions are expressed: "shifts" (multiply-adds over
             shifted arrays: fast on CPU), "convolution" (fast on TPU and GPU), or "auto", which
             chooses when the program is compiled for its platform.
+        pointwise: how 1x1 convolutions are expressed: "product" (of matrices: fast on CPU and GPU),
+            "convolution" (less memory traffic on TPU), or "auto", which chooses as `depthwise`.
         gradients: of depthwise shifts and normalisations: "written" out, for fewer passes over
             memory, or "derived" by differentiation, for comparison.
         rematerialize: keep only the inputs of the backbone's blocks for the gradient and compute
@@ -190,6 +192,7 @@ class MobileViTV2Config:
     param_dtype: str = "float32"
     batch_norm_group_size: int | None = None
     depthwise: str = "auto"
+    pointwise: str = "auto"
     gradients: str = "written"
     rematerialize: bool = False
 
@@ -397,6 +400,7 @@ def _validate(config: MobileViTV2Config) -> None:
         "dtype": DTYPES,
         "param_dtype": DTYPES,
         "depthwise": ("auto", "shifts", "convolution"),
+        "pointwise": ("auto", "product", "convolution"),
         "gradients": ("written", "derived"),
     }
     if not callable(config.hidden_act):

@@ -24,6 +24,7 @@ from mobilevitv2_jax.models.normalization import (
     normalize,
     statistics_dtype,
 )
+from mobilevitv2_jax.models.platform import by_platform
 
 Features = Float[Array, "batch height width channels"]
 
@@ -50,13 +51,30 @@ def activation(config: MobileViTV2Config) -> Callable[[Array], Array]:
     return act if callable(act) else _ACTIVATIONS[act]
 
 
-def pointwise(x: Float[Array, "... inputs"], kernel: Float[Array, "inputs outputs"]) -> Array:
+def pointwise(
+    x: Float[Array, "... inputs"], kernel: Float[Array, "inputs outputs"], form: str = "auto"
+) -> Array:
     """Applies `kernel` to the last axis: a 1x1 convolution.
 
-    Flattened to two dimensions first, because the gradient of a product of higher rank makes
-    XLA:CPU transpose the activations together with everything fused into them.
+    Args:
+        x: the input. One without four axes is always multiplied.
+        kernel: of one pixel.
+        form: "product" (of two matrices), "convolution" (TPU keeps the layout of the depthwise
+            convolutions before and after it, and copies nothing), or "auto", resolved for the
+            platform that the program is compiled for.
     """
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+    def product(x: Array, kernel: Array) -> Array:
+        # Flattened to two dimensions, because the gradient of a product of higher rank makes
+        # XLA:CPU transpose the activations together with everything fused into them.
+        return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+
+    def convolution(x: Array, kernel: Array) -> Array:
+        return convolve(x, kernel[None, None], 1, 1)
+
+    if x.ndim == 4 and form == "auto":
+        return by_platform(x, kernel, tpu=convolution, default=product)
+    return (convolution if x.ndim == 4 and form == "convolution" else product)(x, kernel)
 
 
 def convolve(x: Features, kernel: Array, stride: int, dilation: int, groups: int = 1) -> Features:
@@ -191,7 +209,7 @@ def depthwise(
         return convolve(x, kernel, stride, dilation, groups=x.shape[-1])
 
     if form == "auto":
-        return lax.platform_dependent(x, kernel, cpu=shifts, default=convolution)
+        return by_platform(x, kernel, cpu=shifts, default=convolution)
     return (shifts if form == "shifts" else convolution)(x, kernel)
 
 
@@ -219,10 +237,11 @@ class Pointwise(nnx.Module):
             self.kernel = nnx.Param(uniform(config, rngs.params(), shape, limit))
             values = uniform(config, rngs.params(), (outputs,), limit)
         self.bias = nnx.Param(values) if bias else None
+        self.form = config.pointwise
 
     def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
         """Applies the map in `dtype`."""
-        y = pointwise(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        y = pointwise(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.form)
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
 
 

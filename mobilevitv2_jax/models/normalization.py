@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from mobilevitv2_jax.models.platform import by_platform
+
 Activation = Callable[[Array], Array] | None
 Groups = Float[Array, "groups members ... channels"]
 """What is normalised: each group by moments of its own."""
@@ -45,7 +47,7 @@ def _means(terms: Sequence[Groups], per_channel: bool) -> list[Moments]:
         return [x.sum(tuple(range(1, x.ndim - 1)), keepdims=True) for x in terms]
 
     count = math.prod(terms[0].shape[1:-1])
-    sums = lax.platform_dependent(*terms, cpu=in_two, default=at_once)
+    sums = by_platform(*terms, cpu=in_two, default=at_once)
     means = [x / count for x in sums]
     return means if per_channel else [x.mean(-1, keepdims=True) for x in means]
 
@@ -60,7 +62,7 @@ def _moments(x: Groups, per_channel: bool) -> tuple[Moments, Moments]:
     # Squares of what is left beside the first value lose no digits to a mean far from 0. Compilers
     # for accelerators take plain squares together with the convolution that comes before, and
     # would have to wait for it.
-    shift = lax.platform_dependent(x, cpu=first, default=lambda x: jnp.zeros_like(first(x)))
+    shift = by_platform(x, cpu=first, default=lambda x: jnp.zeros_like(first(x)))
     rest = x - shift
     mean, square = _means((rest, jnp.square(rest)), per_channel)
     return mean + shift, jnp.maximum(square - jnp.square(mean), 0)

@@ -78,8 +78,10 @@ def summarize(
     height, width = (size, size) if isinstance(size, int) else size
     x = jax.ShapeDtypeStruct((1, height, width, config.num_channels), jnp.dtype(config.dtype))
 
-    # As shifted multiply-adds a depthwise convolution could not be told from other arithmetic.
-    whole = _abstract(kind, config.replace(depthwise="convolution", return_dict=True))
+    # As shifted multiply-adds a depthwise convolution could not be told from other arithmetic, and
+    # what is chosen for a platform holds the arithmetic of all.
+    forms = {"depthwise": "convolution", "pointwise": "product"}
+    whole = _abstract(kind, config.replace(**forms, return_dict=True))
     backbone = getattr(whole, "backbone", whole)
     total, rows = _row("head", [whole], x), [_row("stem", [backbone.stem], x)]
     for number, stage in enumerate(backbone.stages, start=1):
@@ -137,13 +139,20 @@ def _row(name: str, blocks: Iterable[nnx.Module], x: jax.ShapeDtypeStruct) -> Ro
 
 
 def _products(jaxpr: Any) -> Iterator[tuple[int, int]]:
-    """Yields multiply-accumulates and output elements of each convolution and matrix product."""
+    """Yields multiply-accumulates and output elements of each convolution and matrix product.
+
+    Sums that attention weighs by scores are products of a batch of matrices, and left out: timm
+    counts layers with parameters.
+    """
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("conv_general_dilated", "dot_general"):
             left, right = (operand.aval.shape for operand in equation.invars)
             outputs = math.prod(equation.outvars[0].aval.shape)
             if equation.primitive.name == "dot_general":
-                contracted = math.prod(left[i] for i in equation.params["dimension_numbers"][0][0])
+                (of_left, _), (batched, _) = equation.params["dimension_numbers"]
+                if batched:
+                    continue
+                contracted = math.prod(left[i] for i in of_left)
             else:
                 axis = equation.params["dimension_numbers"].rhs_spec[0]
                 contracted = math.prod(right) // right[axis]

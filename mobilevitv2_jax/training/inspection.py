@@ -133,13 +133,16 @@ def rules(experiment: Experiment) -> dict[str, str]:
     """Returns the choices in which implementations differ, as they act in this experiment."""
     model, config = experiment.model, experiment.config
     platform = experiment.mesh.devices.flat[0].platform
-    depthwise = model.depthwise
+    depthwise, pointwise = model.depthwise, model.pointwise
     if depthwise == "auto":
         depthwise = f"auto: {'shifts' if platform == 'cpu' else 'convolution'} on {platform}"
+    if pointwise == "auto":
+        pointwise = f"auto: {'convolution' if platform == 'tpu' else 'product'} on {platform}"
     return {
         **model_rules(model, config.data.image_size),
         "initialization": model.initialization,
         "depthwise": depthwise,
+        "pointwise": pointwise,
         "batch norm": f"statistics over {model.batch_norm_group_size or config.data.batch_size} "
         "images, whatever the number of devices",
         "types": f"computation {model.dtype}, parameters {model.param_dtype}",

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import jax
 
+from mobilevitv2_jax.models.platform import traced_for
 from mobilevitv2_jax.training.experiment import Experiment
 from mobilevitv2_jax.training.mesh import batch_sharding, replicated
 from mobilevitv2_jax.training.schedule import Schedule
@@ -48,4 +49,5 @@ def lower_train_step(experiment: Experiment, schedule: Schedule) -> jax.stages.L
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
     key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=everywhere)
-    return step.lower(experiment.abstract_state, abstract_batch(experiment), key)
+    with traced_for(mesh.devices.flat[0].platform):
+        return step.lower(experiment.abstract_state, abstract_batch(experiment), key)

@@ -121,7 +121,7 @@ def make_train_step(
         # Computed once: XLA:CPU would take the whole chain of "and" into the kernel of every leaf,
         # and three quarters of the program were that.
         finite = jax.lax.optimization_barrier(finite)
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), proposed, state)
+        kept = jax.tree.map(lambda new, old: jax.lax.select(finite, new, old), proposed, state)
         skipped = jnp.where(finite, 0, state.skipped_in_a_row + 1)
         metrics = {
             "loss": loss,

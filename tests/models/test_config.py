@@ -109,6 +109,7 @@ BAD_VALUES = [
     ("dtype", "float8"),
     ("param_dtype", "fp32"),
     ("depthwise", "shift"),
+    ("pointwise", "dot"),
     ("gradients", "automatic"),
     ("hidden_act", "swich"),
     ("batch_norm_group_size", 0),
