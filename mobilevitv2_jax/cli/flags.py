@@ -116,10 +116,13 @@ def parse(values: flags.FlagValues, argv: Sequence[str], positional: Sequence[st
     try:
         rest = values(["", *_with_underscores(argv)])[1:]
         for name in positional:
-            if rest and not values[name].present:
-                several = values[name].flag_type() == _KINDS[list]
-                values[name].parse(rest if several else rest[0])
-                rest = [] if several else rest[1:]
+            several = values[name].flag_type() == _KINDS[list]
+            if rest and several:  # also behind the option, which has taken the first word
+                values[name].parse([*(values[name].value or []), *rest])
+                rest = []
+            elif rest and not values[name].present:
+                values[name].parse(rest[0])
+                rest = rest[1:]
     except flags.UnrecognizedFlagError as error:
         raise ConfigError(_unknown(error.flagname, values)) from None
     except flags.Error as error:

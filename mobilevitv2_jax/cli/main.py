@@ -21,6 +21,7 @@ VERBS = {
     "predict": ("mobilevitv2_jax.cli.predict", "tell what is in pictures"),
     "convert": ("mobilevitv2_jax.cli.convert", "write weights in another project's form"),
     "export": ("mobilevitv2_jax.cli.export", "write a model for servers and phones"),
+    "bench": ("mobilevitv2_jax.cli.bench", "compare exported files: accuracy and latency"),
     "sweep": ("mobilevitv2_jax.cli.sweep", "train many variants of a config, and compare them"),
     "inspect": ("mobilevitv2_jax.cli.inspect", "tell what a config leads to, without training"),
     "prepare": ("mobilevitv2_jax.cli.prepare", "make a data set of archives or folders of images"),

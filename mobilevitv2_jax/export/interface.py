@@ -104,6 +104,14 @@ TARGETS = {
         ("float32", "float16", "dynamic_int8", "int8", "int8_weights"),
         convolved=True,
     ),
+    "coreml": Target(
+        "mobilevitv2_jax.export.coreml",
+        "coreml",
+        {"coremltools": "coremltools", "stablehlo-coreml": "stablehlo_coreml"},
+        ".mlpackage",
+        ("float32", "float16", "int8_weights"),
+        convolved=True,
+    ),
 }
 """By the name that `--to` takes."""
 

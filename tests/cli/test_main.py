@@ -64,12 +64,14 @@ MISTAKES = [
     ("sweep configs/digits.py --workdir=gs://b/s", "must be on a file system for --executor=local"),
     ("compile", "--topology is required"),
     ("export --pretrained x --to onnx", "--out is required"),
+    ("bench --exported a.onnx b.onnx", "--pretrained is required"),
+    ("bench a.onnx b.onnx --pretrained x --rounds 0", "--rounds must be at least 1, got 0"),
     ("export --pretrained x --to onnxx --out x", "(did you mean 'onnx'?)"),
     (
         "export --pretrained x --to litert --out x --batch any",
         "--batch=any is for stablehlo and onnx",
     ),
-    ("export --pretrained x --to onnx --out x --any-size", "--any-size is for stablehlo: onnx"),
+    ("export --pretrained x --to coreml --out x --any-size", "--any-size is for stablehlo: coreml"),
     (
         "export --pretrained x --to onnx --out x --quantize int4",
         "--quantize for onnx must be one of",

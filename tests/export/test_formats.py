@@ -1,39 +1,56 @@
 """Every format computes what JAX computes, in its own runtime, on digits that no model has seen."""
 
+import dataclasses
+import json
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
 import pytest
 from fitted import fitted
 
-from mobilevitv2_jax.export import artefact, interface
+from mobilevitv2_jax.errors import ConfigError
+from mobilevitv2_jax.export import artefact, bench, examples, interface, proof
 from mobilevitv2_jax.export.fold import depthwise_layers
 from mobilevitv2_jax.export.interface import Options
+from mobilevitv2_jax.export.program import make_program, resize_plain
 
 pytestmark = pytest.mark.export
 
-FORMATS = [
+PROMISED = [
     ("stablehlo", "float32"),
     ("onnx", "float32"),
     ("litert", "float32"),
     ("litert", "float16"),
+    ("litert", "int8"),
+    ("coreml", "float32"),
+]
+MORE = [
     ("litert", "dynamic_int8"),
     ("litert", "int8_weights"),
-    ("litert", "int8"),
+    ("coreml", "float16"),
+    ("coreml", "int8_weights"),
 ]
+MODELS = [(task, width) for task in ("classification", "segmentation") for width in (0.5, 1.0, 2.0)]
 # Nine shifts would be nine slices of a padded map in every depthwise layer; patches that are cut
 # out one by one would be gathers, or windows.
 UNWANTED = {
     "stablehlo": ("gather", "pad", "reduce_window", "scatter"),
     "onnx": ("Gather", "GatherND", "Slice", "Pad", "Col2Im", "BatchNormalization"),
     "litert": ("GATHER", "GATHER_ND", "STRIDED_SLICE", "SELECT_V2", "STABLEHLO_COMPOSITE"),
+    "coreml": ("gather", "gather_nd", "sliding_windows", "batch_norm", "pad"),
 }
 # Held-out accuracy below which agreement with JAX would mean little.
-LEAST = 0.8
+LEAST = {"classification": 0.8, "segmentation": 0.15}
 
 
-def test_every_artefact_of_a_classifier_computes_what_jax_does(tmp_path):
-    subject = fitted(tmp_path)
-    for to, precision in FORMATS:
-        # The accuracy that int8 may cost is that on all held-out digits.
-        count = 360 if "int8" in precision else 64
+@pytest.mark.parametrize(("task", "width"), MODELS)
+def test_every_artefact_of_a_model_computes_what_jax_does(task, width, tmp_path):
+    subject = fitted(task, width, tmp_path)
+    whole, part = {"classification": 360, "segmentation": 240}[task], 64
+    for to, precision in PROMISED + (MORE if width == 0.5 else []):
+        count = whole if "int8" in precision else part
         batch = None if to == "onnx" else 1
         options = Options(to=to, precision=precision, batch=batch, examples=count)
         out = tmp_path / f"{precision}{options.target.suffix}"
@@ -44,6 +61,107 @@ def test_every_artefact_of_a_classifier_computes_what_jax_does(tmp_path):
         copies = 3 if to == "stablehlo" and found["case"] else 1
         assert found["depthwise"] == copies * depthwise_layers(subject.model), to
         assert not [name for name in UNWANTED[to] if found[name]], to
+        if to == "coreml":
+            assert "not verified on a device" in report.rows["check"]
+            check_simulated(subject, out, options)
+            continue
         check = report.rows["check"]
-        assert float(check.split("JAX ")[1].split("%")[0]) / 100 >= LEAST, check
+        assert float(check.split("JAX ")[1].split("%")[0]) / 100 >= LEAST[task], check
         assert check.startswith(f"{count} of digit"), check
+
+
+def check_simulated(subject, package, options):
+    """Evaluates the operations of a Core ML package beside JAX, for want of a device."""
+    from mil import program_of
+
+    options = dataclasses.replace(options, examples=64)
+    reference = make_program(subject.model, subject.processor, options, resize_plain)
+    pictures = examples.held_out(subject.run, subject.processor, options)
+    inputs = examples.scaled(subject.processor, pictures.pictures)
+    found = proof.compare(program_of(package), reference, pictures, inputs)
+    proof.check(found, options.precision)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return fitted("classification", 0.5, tmp_path_factory.mktemp("small"))
+
+
+ALONE = """
+import sys
+for name in ("flax", "mobilevitv2_jax"):
+    sys.modules[name] = None  # importing it fails
+import jax, numpy as np
+from jax import export
+artefact = export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
+assert artefact.platforms == ("cpu", "cuda", "tpu")
+for shape in ((1, 64, 64, 3), (2, 96, 64, 3)):
+    pixels = np.full(shape, 0.5, np.float32)
+    (logits,) = artefact.call(pixels)
+    assert logits.shape == (shape[0], 10)
+    (gradient,) = artefact.vjp().call(pixels, (logits,))
+    assert gradient.shape == shape and np.abs(gradient).max() > 0
+"""
+
+
+def test_stablehlo_of_any_batch_and_size_runs_without_flax_and_this_package(small, tmp_path):
+    options = Options(to="stablehlo", batch=None, any_size=True, vjp=True, examples=8)
+    artefact.export_subject(small, tmp_path / "x.stablehlo", options)
+    command = [sys.executable, "-c", ALONE, str(tmp_path / "x.stablehlo")]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    card = artefact.read_card(tmp_path / "x.stablehlo")
+    assert card["input"]["shape"] == ["any", "any", "any", 3] and card["input"]["multiple"] == 32
+    assert card["labels"][:2] == ["0", "1"] and card["versions"]["jax"]
+    assert card["preprocessor"]["size"] == {"shortest_edge": 32}
+
+
+@pytest.mark.parametrize("to", ["stablehlo", "onnx", "litert"])
+def test_a_camera_s_pixels_go_in_and_labels_come_out(small, tmp_path, to):
+    out = tmp_path / f"x{interface.TARGETS[to].suffix}"
+    options = Options(
+        to=to, preprocess=True, from_size=(48, 64), output="top_k", top_k=3, examples=64
+    )
+    report = artefact.export_subject(small, out, options)
+    assert report.rows["takes"] == "pixels [1, 48, 64, 3] uint8"
+    probabilities, classes = interface.backend(to).load(out)(np.zeros((1, 48, 64, 3), np.uint8))
+    assert probabilities.shape == classes.shape == (1, 3)
+
+
+def test_labels_and_preprocessing_are_in_the_metadata(small, tmp_path):
+    import onnx
+
+    for to, name in (("onnx", "x.onnx"), ("litert", "x.tflite")):
+        artefact.export_subject(small, tmp_path / name, Options(to=to, examples=8))
+    model = onnx.load(str(tmp_path / "x.onnx"))
+    onnx.checker.check_model(model, full_check=True)
+    kept = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert kept["labels"] == [str(digit) for digit in range(10)]
+    assert kept["preprocessor"]["do_flip_channel_order"] is False
+    assert model.opset_import[0].version >= 18
+    with zipfile.ZipFile(tmp_path / "x.tflite") as archive:
+        assert archive.read("labels.txt").decode().split() == kept["labels"]
+        assert json.loads(archive.read("model.json"))["preprocessor"] == kept["preprocessor"]
+
+
+def test_int8_without_a_run_asks_for_representative_pictures(small, tmp_path):
+    stranger = dataclasses.replace(small, run=None)
+    options = Options(to="litert", precision="int8")
+    with pytest.raises(ConfigError, match="name representative pictures with --images"):
+        artefact.export_subject(stranger, tmp_path / "x.tflite", options)
+    assert not [path for path in tmp_path.iterdir() if "x.tflite" in path.name]
+
+
+def test_bench_tells_size_accuracy_and_latency_of_each_file(small, tmp_path, monkeypatch):
+    names = ("x.onnx", "x.tflite")
+    for to, name in zip(("onnx", "litert"), names, strict=True):
+        artefact.export_subject(small, tmp_path / name, Options(to=to, examples=16))
+    paths = [str(tmp_path / name) for name in names]
+    monkeypatch.setattr(artefact, "read", lambda *_: (small, []))
+    # A process of its own would not know the model, which no directory holds.
+    monkeypatch.setattr(bench, "in_own_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(bench.os, "sched_setaffinity", lambda *_: None)
+    text = bench.table(paths, "weights", rounds=2)
+    rows = {line.split("\u2502")[1].strip(): line for line in text.splitlines() if "\u2502" in line}
+    assert set(rows) == {*names, "jax.jit"}
+    for name in names:
+        assert "top-1" in rows[name] and f"{(tmp_path / name).stat().st_size:,}" in rows[name]
