@@ -12,7 +12,8 @@ from mobilevitv2_jax.errors import ConfigError
 
 USAGE = """
 Compares files that `mobilevitv2 export` wrote: size, held-out accuracy, and the latency of a batch
-on one core and on two, beside jax.jit. All run in turn, in one process for each number of cores.
+on one core and on two, beside jax.jit and, where it is installed, Hugging Face's model, eager and
+under torch.compile. All run in turn, in one process for each number of cores.
 
     mobilevitv2 bench --exported FILE ... --pretrained PATH
 

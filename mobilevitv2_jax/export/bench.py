@@ -1,4 +1,4 @@
-"""Size, accuracy and latency of artefacts beside `jax.jit`, in one table."""
+"""Size, accuracy and latency of artefacts beside `jax.jit` and Hugging Face's model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mobilevitv2_jax.export import artefact, examples, proof
+from mobilevitv2_jax.export import artefact, examples, peers, proof
 from mobilevitv2_jax.export.interface import Options, Run, backend
 from mobilevitv2_jax.export.program import Program, make_program, resize_plain
 from mobilevitv2_jax.training.sweep.examination import in_own_process
@@ -62,7 +62,8 @@ def table(paths: Sequence[str], source: str, rounds: int = 100) -> str:
     titles = [f"{name}, {count} thread{'s' * (count > 1)}, ms"
               for count in counts for name in ("median", "p90")]  # fmt: skip
     shown = Table("artefact", "bytes", "accuracy", *titles)
-    for row in [*rows, _Row("jax.jit", "", "")]:
+    others = [name for name in columns[0] if name not in {row.name for row in rows}]
+    for row in [*rows, *(_Row(name, "", "") for name in others)]:
         found = [column.get(row.name) for column in columns]
         cells = [f"{x:.2f}" if x else "" for one in found for x in _both(one)]
         shown.add_row(row.name, row.size, row.accuracy, *cells)
@@ -114,27 +115,34 @@ def _judge(path: str, source: str) -> _Row:
 
 
 def latencies(paths: Sequence[str], source: str, rounds: int, threads: int) -> dict[str, Latency]:
-    """Returns the latency of each artefact and of `jax.jit`, by name, on so many cores.
+    """Returns the latency of each artefact and of the peers, by name, on so many cores.
 
-    `jax.jit` computes the model as it was loaded, in the form of the first artefact.
+    The peers, `jax.jit` and Hugging Face's model where it is installed, compute the model as it
+    was loaded, in the form of the first artefact.
 
     To be called in a process of its own: what a runtime does with fewer cores is settled when it
     is started.
     """
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    runs: dict[str, tuple[Run, np.ndarray]] = {}
+    calls: dict[str, Callable[[], Any]] = {}
+    others: dict[str, Callable[[], Any]] = {}
     for path in paths:
         subject, program, options = _laid_out(path, source)
-        _, inputs = _inputs(subject, dataclasses.replace(options, examples=options.batch or 1))
+        options = dataclasses.replace(options, examples=options.batch or 1)
+        found, inputs = _inputs(subject, options)
+        if not others:
+            others["jax.jit"] = _calling(_jitted(program), inputs)
+            pixels = examples.scaled(subject.processor, found.pictures)
+            others |= peers.huggingface(subject.model, pixels, threads)
         run = backend(options.to).load(pathlib.Path(path), threads)
         if run is not None:
-            runs[pathlib.Path(path).name] = run, inputs
-        runs.setdefault("jax.jit", (_jitted(program), inputs))
-    return interleaved(
-        {name: lambda run=run, x=x: run(x) for name, (run, x) in runs.items()},  # type: ignore
-        rounds,
-    )
+            calls[pathlib.Path(path).name] = _calling(run, inputs)
+    return interleaved({**calls, **others}, rounds)
+
+
+def _calling(run: Run, images: np.ndarray) -> Callable[[], Any]:
+    return lambda: run(images)
 
 
 def _jitted(program: Program) -> Run:
