@@ -125,8 +125,9 @@ def _read(value, known):
     if value.name in known:
         return known[value.name]
     found = value.val
-    whole = isinstance(found, np.ndarray) and found.ndim == 1 and found.dtype.kind in "ib"
-    return found.tolist() if whole else found
+    # Axes, sizes and switches as Python has them.
+    small = isinstance(found, np.ndarray | np.generic) and found.ndim < 2
+    return found.tolist() if small and found.dtype.kind in "ib" else found
 
 
 def _apply(kind, given):
