@@ -1,7 +1,8 @@
 """Models of every width whose accuracy on the embedded digits means something, in minutes.
 
-The narrowest is trained on them for a few hundred steps. The others are made of it: their channels are
-copies of its channels, with noise, and compute the same but for that (Net2Net, arXiv 1511.05641).
+The narrowest is trained on them for a few hundred steps. The others are made of it: their channels
+are copies of its channels, with noise, and compute the same but for that (Net2Net, arXiv
+1511.05641).
 """
 
 import functools
