@@ -19,7 +19,7 @@ Writes a model as a file for servers and phones, runs that file in its own runti
 real pictures, and leaves it only if both say the same. FILE.json beside it tells what it takes and
 returns.
 
-    mobilevitv2 export --pretrained PATH --to stablehlo|onnx|litert --out FILE
+    mobilevitv2 export --pretrained PATH --to stablehlo|onnx|litert|coreml --out FILE
 
     mobilevitv2 export --pretrained runs/digits --to stablehlo --batch any --out digits.stablehlo
     mobilevitv2 export --pretrained runs/digits --to litert --quantize int8 --out digits.tflite
