@@ -6,6 +6,7 @@ import coremltools
 import jax
 import numpy as np
 from coremltools.converters.mil.frontend.milproto.load import load
+from coremltools.converters.mil.mil.types import nptype_from_builtin
 
 _BINARY = {
     "add": np.add,
@@ -88,7 +89,7 @@ _OTHERS = {
     "reshape": lambda x, shape: np.reshape(x, shape),
     "expand_dims": lambda x, axes: np.expand_dims(x, tuple(axes)),
     "squeeze": lambda x, axes: np.squeeze(x, tuple(axes)),
-    "concat": lambda values, axis: np.concatenate(values, axis),
+    "concat": lambda values, axis, interleave: np.concatenate(values, axis),
     "tile": lambda x, reps: np.tile(x, reps),
     "clip": lambda x, alpha, beta: np.clip(x, alpha, beta),
     "rsqrt": lambda x, epsilon=0: 1 / np.sqrt(x + epsilon),
@@ -113,7 +114,9 @@ def program_of(package):
         for operation in operations:
             inputs = operation.inputs.items()
             given = {name: _read(x, known) for name, x in inputs if x is not None}
-            known[operation.outputs[0].name] = np.asarray(_apply(operation.op_type, given))
+            (output,) = operation.outputs
+            dtype = nptype_from_builtin(output.dtype)  # of a scalar NumPy may make a wider one
+            known[output.name] = np.asarray(_apply(operation.op_type, given), dtype)
         return tuple(known[output.name] for output in function.outputs)
 
     return run

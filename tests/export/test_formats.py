@@ -99,7 +99,7 @@ for shape in ((1, 64, 64, 3), (2, 96, 64, 3)):
     pixels = np.full(shape, 0.5, np.float32)
     (logits,) = artefact.call(pixels)
     assert logits.shape == (shape[0], 10)
-    (gradient,) = artefact.vjp().call(pixels, (logits,))
+    (gradient,) = artefact.vjp().call(pixels, logits)
     assert gradient.shape == shape and np.abs(gradient).max() > 0
 """
 
