@@ -38,7 +38,10 @@ def run(argv: Sequence[str]) -> int:
     # Here and not above: loading jax takes seconds, and a mistake in the arguments should not.
     from mobilevitv2_jax.export.bench import table
 
-    sys.stdout.write(table(values.exported, values.pretrained, rounds) + "\n")
+    def tell(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+
+    sys.stdout.write(table(values.exported, values.pretrained, rounds, tell) + "\n")
     return 0
 
 

@@ -44,21 +44,33 @@ class _Row:
     accuracy: str
 
 
-def table(paths: Sequence[str], source: str, rounds: int = 100) -> str:
+def table(
+    paths: Sequence[str],
+    source: str,
+    rounds: int = 100,
+    tell: Callable[[str], None] = lambda line: None,
+) -> str:
     """Returns the table of some artefacts of the same weights.
 
     Args:
         paths: files that `mobilevitv2 export` wrote.
         source: the run, or the weights, that they were exported from.
         rounds: in each of which every one of them runs once, so that all meet the same machine.
+        tell: is told what is being done.
 
     Raises:
         ExportError: if a file is none that was exported.
     """
-    rows = [_judge(path, source) for path in paths]
+    rows = []
+    for number, path in enumerate(paths, start=1):
+        tell(f"{number} of {len(paths)}: {path} beside JAX on pictures")
+        rows.append(_judge(path, source))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     counts = [count for count in THREADS if count <= (cores or 1)]
-    columns = [in_own_process(latencies, list(paths), source, rounds, count) for count in counts]
+    columns = []
+    for count in counts:
+        tell(f"{rounds} rounds on {count} of {cores or 'all'} cores, after compiling for them")
+        columns.append(in_own_process(latencies, list(paths), source, rounds, count))
     titles = [f"{name}, {count} thread{'s' * (count > 1)}, ms"
               for count in counts for name in ("median", "p90")]  # fmt: skip
     shown = Table("artefact", "bytes", "accuracy", *titles)

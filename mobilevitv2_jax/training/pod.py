@@ -11,8 +11,6 @@ import importlib.util
 import math
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator
 
 import jax
 import ml_collections
@@ -20,6 +18,7 @@ from jax.experimental import topologies
 
 from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.models.config import nearest
+from mobilevitv2_jax.training import hlo
 from mobilevitv2_jax.training.experiment import Experiment, open_source, prepare
 from mobilevitv2_jax.training.memory import format_bytes, program_bytes
 from mobilevitv2_jax.training.mesh import mesh_of, peak_tflops
@@ -109,6 +108,8 @@ class Report:
         traffic: bytes per step and chip that operations read and write, as the compiler counts
             them: some of it may stay in the chip's own, faster memory.
         collectives: (kind, number, bytes of the results) of each kind.
+        passed: bytes per step and chip of operands and results of its fusions and custom calls.
+        memory_traffic: bytes per step and chip from and to the memory that is not the chip's own.
         grouped: number of grouped convolutions: what depthwise ones are, unless they are shifts.
         parts: that a batch is taken in, one after the other in a loop. Compilers count a loop
             once: arithmetic, traffic and collectives are then those of a part and of the update.
@@ -122,6 +123,8 @@ class Report:
     flops: float
     traffic: float
     collectives: tuple[tuple[str, int, int], ...]
+    passed: int = 0
+    memory_traffic: int = 0
     grouped: int = 0
     parts: int = 1
 
@@ -140,28 +143,6 @@ class Report:
         )
 
 
-_KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
-
-
-def collectives(text: str) -> tuple[tuple[str, int, int], ...]:
-    """Returns kind, number and bytes of the collectives in the text of a compiled program.
-
-    One that is started and awaited in two instructions counts where it is awaited.
-    """
-    numbers: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
-    for match in re.finditer(rf"= (\(.*?\)|\S+) ({_KINDS})(?:-done)?\(", text):
-        numbers[match[2]] += 1
-        sizes[match[2]] += sum(_shape_bytes(match[1]))
-    return tuple((kind, numbers[kind], sizes[kind]) for kind in sorted(numbers))
-
-
-def _shape_bytes(text: str) -> Iterator[int]:
-    for bits, dimensions in re.findall(r"\b(?:pred|[a-z]+(\d+))\[([\d,]*)\]", text):
-        size = int(bits) // 8 if bits else 1
-        yield size * math.prod(map(int, filter(None, dimensions.split(","))))
-
-
 def analyze(compiled: jax.stages.Compiled, experiment: Experiment) -> Report:
     """Returns the report on a compiled training step."""
     memory, cost, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
@@ -169,6 +150,7 @@ def analyze(compiled: jax.stages.Compiled, experiment: Experiment) -> Report:
         raise RuntimeError("the compiler tells nothing of its program")
     lasting, passing = program_bytes(memory)
     parts = experiment.config.optimizer.accumulation_steps
+    passed, memory_traffic = hlo.kernel_traffic(text)
     return Report(
         chips=experiment.mesh.size,
         images=experiment.config.data.batch_size / experiment.mesh.size / parts,
@@ -177,7 +159,9 @@ def analyze(compiled: jax.stages.Compiled, experiment: Experiment) -> Report:
         program=memory.generated_code_size_in_bytes,
         flops=cost["flops"],
         traffic=cost["bytes accessed"],
-        collectives=collectives(text),
+        collectives=hlo.collectives(text),
+        passed=passed,
+        memory_traffic=memory_traffic,
         grouped=len(re.findall(r" convolution\(.*?(?:feature|batch)_group_count=", text)),
         parts=parts,
     )
@@ -210,6 +194,8 @@ def render(report: Report, chip: Chip, peak: float) -> str:
         "  program": format_bytes(report.program),
         "arithmetic per image": f"{report.flops / report.images / 1e9:.3g} GFLOP",
         "traffic per image": format_bytes(report.traffic / report.images),
+        "  of fusions and custom calls": format_bytes(report.passed / report.images),
+        "  with main memory": format_bytes(report.memory_traffic / report.images),
     }
     for kind, number, size in report.collectives:
         rows[kind] = f"{number}, results of {format_bytes(size)} together"

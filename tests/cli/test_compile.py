@@ -14,8 +14,9 @@ from tiny import VALUES, tiny_config, use_small_model
 from mobilevitv2_jax.cli.main import main
 from mobilevitv2_jax.config import ConfigError
 from mobilevitv2_jax.training import pod
+from mobilevitv2_jax.training.hlo import collectives, kernel_traffic
 from mobilevitv2_jax.training.mesh import peak_tflops
-from mobilevitv2_jax.training.pod import CHIPS, Chip, Report, bounds, collectives, parse_topology
+from mobilevitv2_jax.training.pod import CHIPS, Chip, Report, bounds, parse_topology
 
 REPORT = Report(
     chips=4,
@@ -26,6 +27,8 @@ REPORT = Report(
     flops=16e9,
     traffic=8.19e9,
     collectives=(("all-gather", 2, 4000), ("all-reduce", 3, 8_000_000)),
+    passed=6_400_000_000,
+    memory_traffic=4_000_000_000,
 )
 
 
@@ -105,6 +108,33 @@ def test_collectives_are_read_off_a_program_with_the_bytes_of_their_results():
     )
 
 
+def test_the_bytes_of_kernels_are_read_off_a_program():
+    text = """HloModule step
+
+%inner (x: f32[8]) -> f32[8] {
+  ROOT %not_counted = f32[8]{0} fusion(%x), kind=kLoop
+}
+
+ENTRY %main.5 (a: f32[8], b: bf16[2,4]) -> (f32[8]) {
+  %a = f32[8]{0:T(128)} parameter(0)
+  %b = bf16[2,4]{1,0:T(8,128)(2,1)} parameter(1)
+  %copy-start.1 = (bf16[2,4]{1,0:S(1)}, bf16[2,4]{1,0}, u32[]{:S(2)}) copy-start(%b)
+  %near = bf16[2,4]{1,0:T(8,128)(2,1)S(1)} copy-done(%copy-start.1)
+  %slice-start.1 = ((f32[8]{0:T(128)}), f32[2]{0:T(128)S(1)}, s32[]{:S(2)}) slice-start(%a)
+  %part = f32[2]{0:T(128)S(1)} slice-done(%slice-start.1)
+  %fusion.1 = (f32[8]{0:T(128)}, f32[]{:T(128)S(1)}) fusion(%a, %near, %part), calls=%inner
+  %first = f32[8]{0:T(128)} get-tuple-element(%fusion.1), index=0
+  %copy.2 = f32[8]{0:T(128)} copy(%first)
+  ROOT %custom-call.1 = (f32[8]{0:T(128)}) custom-call(%copy.2), custom_call_target="x"
+}
+"""
+    passed, memory = kernel_traffic(text)
+    fusion, call = (32 + 16 + 8) + (32 + 4), 32 + 32
+    assert passed == fusion + call
+    # The copies bring 16 and 8 bytes near; the fusion reads and writes the rest.
+    assert memory == 16 + 8 + (32 + 32) + (32 + 32) + call
+
+
 def test_bounds_are_the_amounts_over_the_peaks():
     found = bounds(REPORT, Chip(16 * 2**30, 819e9, 200e9), peak=200e12)
     assert found["arithmetic"] == pytest.approx(80e-6)
@@ -114,7 +144,8 @@ def test_bounds_are_the_amounts_over_the_peaks():
     text = " ".join(pod.render(REPORT, CHIPS["v5e"], 200e12).split())
     for words in (
         "memory per chip 3.02 GB of 17.2 GB",
-        "arithmetic per image 2 GFLOP traffic per image 1.02 GB",
+        "arithmetic per image 2 GFLOP traffic per image 1.02 GB of fusions and custom calls 800 MB "
+        "with main memory 500 MB",
         "all-reduce 3, results of 8 MB together",
         "a step takes at least 10 ms, by memory traffic and so at most 3,200 images/s on 4 chips",
     ):

@@ -160,7 +160,9 @@ def test_bench_tells_size_accuracy_and_latency_of_each_file(small, tmp_path, mon
     # A process of its own would not know the model, which no directory holds.
     monkeypatch.setattr(bench, "in_own_process", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(bench.os, "sched_setaffinity", lambda *_: None)
-    text = bench.table(paths, "weights", rounds=2)
+    told = []
+    text = bench.table(paths, "weights", rounds=2, tell=told.append)
+    assert "x.tflite" in told[1] and told[2].startswith("2 rounds on 1 of")
     rows = {line.split("\u2502")[1].strip(): line for line in text.splitlines() if "\u2502" in line}
     assert set(rows) == {*names, "jax.jit"}
     for name in names:
