@@ -127,6 +127,23 @@ def test_a_camera_s_pixels_go_in_and_labels_come_out(small, tmp_path, to):
     assert probabilities.shape == classes.shape == (1, 3)
 
 
+def test_core_ml_takes_an_image_and_names_the_class(small, tmp_path):
+    import coremltools
+
+    options = Options(to="coreml", preprocess=True, output="probabilities", examples=8)
+    report = artefact.export_subject(small, tmp_path / "x.mlpackage", options)
+    assert "not verified on a device" in report.rows["check"]
+    spec = coremltools.utils.load_spec(str(tmp_path / "x.mlpackage"))
+    (image,) = spec.description.input
+    assert (image.type.imageType.width, image.type.imageType.height) == (32, 32)
+    assert image.type.imageType.ColorSpace.Name(image.type.imageType.colorSpace) == "RGB"
+    assert spec.description.predictedFeatureName == "classLabel"
+    kept = spec.description.metadata.userDefined
+    assert json.loads(kept["labels"]) == [str(digit) for digit in range(10)]
+    assert "Not verified on a device" in spec.description.metadata.shortDescription
+    assert spec.specificationVersion >= 9  # iOS 18
+
+
 def test_labels_and_preprocessing_are_in_the_metadata(small, tmp_path):
     import onnx
 
