@@ -32,7 +32,13 @@ MORE = [
     ("coreml", "float16"),
     ("coreml", "int8_weights"),
 ]
-MODELS = [(task, width) for task in ("classification", "segmentation") for width in (0.5, 1.0, 2.0)]
+# What fits a model is kept in its process: `--dist loadgroup` has one process for each task.
+GROUPS = {task: pytest.mark.xdist_group(task) for task in ("classification", "segmentation")}
+MODELS = [
+    pytest.param(task, width, marks=group)
+    for task, group in GROUPS.items()
+    for width in (0.5, 1.0, 2.0)
+]
 # Nine shifts would be nine slices of a padded map in every depthwise layer; patches that are cut
 # out one by one would be gathers, or windows.
 UNWANTED = {
@@ -104,6 +110,7 @@ for shape in ((1, 64, 64, 3), (2, 96, 64, 3)):
 """
 
 
+@GROUPS["classification"]
 def test_stablehlo_of_any_batch_and_size_runs_without_flax_and_this_package(small, tmp_path):
     options = Options(to="stablehlo", batch=None, any_size=True, vjp=True, examples=8)
     artefact.export_subject(small, tmp_path / "x.stablehlo", options)
@@ -115,6 +122,7 @@ def test_stablehlo_of_any_batch_and_size_runs_without_flax_and_this_package(smal
     assert card["preprocessor"]["size"] == {"shortest_edge": 32}
 
 
+@GROUPS["classification"]
 @pytest.mark.parametrize("to", ["stablehlo", "onnx", "litert"])
 def test_a_camera_s_pixels_go_in_and_labels_come_out(small, tmp_path, to):
     out = tmp_path / f"x{interface.TARGETS[to].suffix}"
@@ -127,6 +135,7 @@ def test_a_camera_s_pixels_go_in_and_labels_come_out(small, tmp_path, to):
     assert probabilities.shape == classes.shape == (1, 3)
 
 
+@GROUPS["classification"]
 def test_core_ml_takes_an_image_and_names_the_class(small, tmp_path):
     import coremltools
 
@@ -144,6 +153,7 @@ def test_core_ml_takes_an_image_and_names_the_class(small, tmp_path):
     assert spec.specificationVersion >= 9  # iOS 18
 
 
+@GROUPS["classification"]
 def test_labels_and_preprocessing_are_in_the_metadata(small, tmp_path):
     import onnx
 
@@ -160,6 +170,7 @@ def test_labels_and_preprocessing_are_in_the_metadata(small, tmp_path):
         assert json.loads(archive.read("model.json"))["preprocessor"] == kept["preprocessor"]
 
 
+@GROUPS["classification"]
 def test_int8_without_a_run_asks_for_representative_pictures(small, tmp_path):
     stranger = dataclasses.replace(small, run=None)
     options = Options(to="litert", precision="int8")
@@ -168,6 +179,7 @@ def test_int8_without_a_run_asks_for_representative_pictures(small, tmp_path):
     assert not [path for path in tmp_path.iterdir() if "x.tflite" in path.name]
 
 
+@GROUPS["classification"]
 def test_bench_tells_size_accuracy_and_latency_of_each_file(small, tmp_path, monkeypatch):
     names = ("x.onnx", "x.tflite")
     for to, name in zip(("onnx", "litert"), names, strict=True):
