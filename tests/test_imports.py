@@ -125,8 +125,15 @@ def test_only_the_checkpoints_import_orbax():
 
 @pytest.mark.parametrize("library", ["torch", "tensorflow", "timm", "transformers"])
 def test_nothing_imports_another_framework(library):
-    for name, tree in MODULES.items():
-        assert library not in {imported.split(".")[0] for imported in imports(tree)}, name
+    """But `mobilevitv2 bench`, which times Hugging Face's model where it is installed."""
+    users = {
+        name
+        for name, tree in MODULES.items()
+        if library in {imported.split(".")[0] for imported in imports(tree)}
+    }
+    assert users == ({"export.peers"} if library in ("torch", "transformers") else set())
+    top = [node for node in MODULES["export.peers"].body if isinstance(node, ast.Import)]
+    assert library not in "".join(map(ast.unparse, top))
 
 
 def test_nothing_prints():
