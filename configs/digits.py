@@ -8,7 +8,7 @@
 Data: the 1,797 digits of the UCI "Optical Recognition of Handwritten Digits" test set, 8x8
 pixels, split into 1,437 for training and 360 held out, stratified by class, fixed.
 
-Expected: 99.72, 98.89 and 99.44 % held-out top-1 (EMA) with seeds 0, 1 and 2, in four to five
+Expected: 98.89, 99.72 and 99.72 % held-out top-1 (EMA) with seeds 0, 1 and 2, in four to five
 minutes on two CPU cores, one of them compilation (November 2026).
 """
 
