@@ -8,8 +8,8 @@ textured backgrounds (see data/digit_scenes.py); held-out scenes show held-out d
 
 Expected, by `python eval.py --workdir runs/digits_segmentation` (whole scenes, EMA): 77.4 % mIoU
 with seed 0, in six to eight minutes on two CPU cores; what the training itself shows, of squashed
-scenes, is 74.1 %. Before sums were taken in another order it was 79.6, 76.9 and 78.9 % with seeds 0,
-1 and 2: so far apart are equally good runs. With augmentation=voc 70.2 % (November 2026).
+scenes, is 74.1 %. Before sums were taken in another order it was 79.6, 76.9 and 78.9 % with seeds
+0, 1 and 2: so far apart are equally good runs. With augmentation=voc 70.2 % (November 2026).
 """
 
 from mobilevitv2_jax.config import default_config, parse_arg
