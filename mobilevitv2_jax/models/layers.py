@@ -282,7 +282,7 @@ class Convolution(nnx.Module):
         if self.dilation > 1:
             kernel = trim(kernel, x.shape[1], x.shape[2], self.dilation)
             if kernel.shape[:2] == (1, 1) and self.stride == 1:
-                return pointwise(x, kernel[0, 0])
+                return pointwise(x, kernel[0, 0], "product")
         return convolve(x, kernel, self.stride, self.dilation)
 
 
