@@ -52,7 +52,7 @@ def activation(config: MobileViTV2Config) -> Callable[[Array], Array]:
 
 
 def pointwise(
-    x: Float[Array, "... inputs"], kernel: Float[Array, "inputs outputs"], form: str = "auto"
+    x: Float[Array, "... inputs"], kernel: Float[Array, "inputs outputs"], form: str
 ) -> Array:
     """Applies `kernel` to the last axis: a 1x1 convolution.
 

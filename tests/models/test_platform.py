@@ -43,7 +43,7 @@ def test_one_process_traces_gradients_for_one_platform_after_the_other():
     def loss(x):
         scale = jnp.ones(x.shape[-1])
         y, *_ = normalize(x, scale, scale, per_channel=True, epsilon=1e-5)
-        return jnp.square(pointwise(y[0], jnp.eye(x.shape[-1]))).sum()
+        return jnp.square(pointwise(y[0], jnp.eye(x.shape[-1]), "auto")).sum()
 
     def convolutions(platform):
         with traced_for(platform):
