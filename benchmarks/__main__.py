@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import sys
 
 from mobilevitv2_jax.cli.allocator import keep_freed_memory
 
@@ -28,7 +27,7 @@ PARTS = {
     "attention": "benchmarks.attention",
     "input": "benchmarks.input_pipeline",
 }
-"""By name, the module whose `run(options)` returns the text of its tables."""
+"""By name, the module whose `run(options)` yields its tables, each when it is done."""
 
 
 def main() -> None:
@@ -40,7 +39,9 @@ def main() -> None:
     )
     parser.add_argument("parts", nargs="+", choices=PARTS)
     parser.add_argument("--rounds", type=int, default=7, help="turns that everything takes")
-    parser.add_argument("--batch", type=int, default=16, help="images of a batch on a CPU")
+    parser.add_argument(
+        "--batch", type=int, help="images of a batch (default: 16 on a CPU, 256 and 512 on a GPU)"
+    )
     parser.add_argument("--size", type=int, default=256, help="side of an image")
     parser.add_argument("--torch-compile", action="store_true", help="timm compiled, too: minutes")
     parser.add_argument("--plot", help="where `attention` saves its picture")
@@ -51,8 +52,8 @@ def main() -> None:
     # JAX would take most of a GPU's memory for itself, and timm shares it.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     for part in options.parts:
-        sys.stdout.write(importlib.import_module(PARTS[part]).run(options) + "\n")
-        sys.stdout.flush()
+        for text in importlib.import_module(PARTS[part]).run(options):
+            print(text, flush=True)
 
 
 if __name__ == "__main__":

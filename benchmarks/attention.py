@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -31,22 +31,22 @@ _NETWORKS = {
 }
 
 
-def run(options: Any) -> str:
-    """Returns one table for the attention alone, and one for whole models, of one image."""
+def run(options: Any) -> Iterator[str]:
+    """Yields one table for the attention alone, and one for whole models, of one image."""
     config = mv.MobileViTV2Config(num_labels=1000)
     alone = {name: make(config, CHANNELS, rngs=nnx.Rngs(0)) for name, make in _LAYERS.items()}
     whole = {name: make(config) for name, make in _NETWORKS.items()}
-    tables, curves = [environment(), ""], {}
+    curves: dict[str, list[float]] = {}
+    yield environment() + "\n"
     for title, modules, shape in (
         (f"attention of stage 3, {CHANNELS} channels", alone, _tokens),
         ("forward pass, one image", whole, lambda size: (1, size, size, 3)),
     ):
         text, found = _table(title, modules, shape, options.rounds)
-        tables.append(text)
         curves |= found
+        yield text
     if options.plot:
         _plot(curves, options.plot)
-    return "\n".join(tables)
 
 
 def _tokens(size: int) -> tuple[int, int, int, int]:

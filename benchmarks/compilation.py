@@ -13,22 +13,26 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.measure import environment
+from benchmarks.models import CPU_BATCH
 
 
-def run(options: Any) -> str:
-    """Returns the table: two processes, of which the first finds an empty cache."""
+def run(options: Any) -> Iterator[str]:
+    """Yields the table: two processes, of which the first finds an empty cache."""
+    yield environment() + "\n"
+    batch = options.batch or CPU_BATCH
     with tempfile.TemporaryDirectory() as cache:
-        first, second = (_in_a_process(options.batch, options.size, cache) for _ in range(2))
+        first, second = (_in_a_process(batch, options.size, cache) for _ in range(2))
     rows = {
         "tracing and lowering": min(first["lower"], second["lower"]),
         "compiling, without a cache": first["compile"],
         "compiling, from the cache": second["compile"],
     }
-    lines = [environment(), "", f"training step, {options.batch} x {options.size}, CPU"]
-    return "\n".join([*lines, *(f"  {name:40} {value:.1f} s" for name, value in rows.items()), ""])
+    yield f"training step, {batch} x {options.size}, CPU"
+    yield from (f"  {name:40} {value:.1f} s" for name, value in rows.items())
 
 
 def _in_a_process(batch: int, size: int, cache: str) -> dict[str, float]:

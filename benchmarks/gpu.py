@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,38 +20,48 @@ from benchmarks.models import (
 
 BATCHES = (256, 512)
 FORMS = ("convolution", "shifts")
+TIMES = 5
+"""Steps that are asked for in a row, without waiting for one before the next, as in training."""
 
 
-def run(options: Any) -> str:
-    """Returns the tables, or says that there is no GPU."""
+def run(options: Any) -> Iterator[str]:
+    """Yields the tables, or says that there is no GPU."""
     try:
         device = jax.devices("gpu")[0]
     except RuntimeError:
-        return "no GPU: not run\n"
+        yield "no GPU: not run\n"
+        return
     speed = copy_speed(options.rounds)
-    texts = [environment(), f"{device.device_kind}: copies {speed / 1e9:.0f} GB/s", ""]
-    for batch in BATCHES:
+    yield f"{environment()}\n{device.device_kind}: copies {speed / 1e9:.0f} GB/s\n"
+    for batch in (options.batch,) if options.batch else BATCHES:
         for title, ours, theirs in (
             ("forward", our_forward, timm_forward),
             ("training step", our_step, timm_step),
         ):
             made = {
                 f"ours, depthwise as {form}": ours(
-                    batch, options.size, dtype="bfloat16", depthwise=form
+                    batch, options.size, times=TIMES, dtype="bfloat16", depthwise=form
                 )
                 for form in FORMS
             }
             runs: dict[str, Run] = {}
             if has_timm():
-                runs["timm"] = theirs(batch, options.size, compiled=True, device="cuda")
+                runs["timm"] = theirs(
+                    batch, options.size, compiled=True, device="cuda", times=TIMES
+                )
             runs |= {name: call for name, (call, _) in made.items()}
-            measured = in_turns(runs, options.rounds)
-            texts.append(table(f"{title}, {batch} images, bfloat16", measured, next(iter(runs))))
+            whole = in_turns(runs, options.rounds)
+            measured = {name: [all_ / TIMES for all_ in whole[name]] for name in runs}
+            yield table(f"{title}, {batch} images, bfloat16", measured, next(iter(runs)))
             for name, (_, compiled) in made.items():
                 seconds = Spread.of(measured[name]).median
-                rate = compiled.cost_analysis()["bytes accessed"] / seconds
-                texts.append(f"  {name}: {rate / 1e9:.0f} GB/s, {rate / speed:.0%} of copies\n")
-    return "\n".join(texts)
+                traffic = compiled.cost_analysis()["bytes accessed"]
+                rate = traffic / seconds
+                yield (
+                    f"  {name}: {traffic / batch / 1e6:.0f} MB an image, {rate / 1e9:.0f} GB/s, "
+                    f"{rate / speed:.0%} of copies"
+                )
+            yield ""
 
 
 def copy_speed(rounds: int) -> float:

@@ -171,8 +171,8 @@ def table(title: str, pipelines: dict[str, Pipeline], jpegs: list[bytes], rounds
     return "\n".join(lines) + "\n"
 
 
-def run(options: Any) -> str:
-    """Returns both tables."""
+def run(options: Any) -> Iterator[str]:
+    """Yields both tables."""
     cv2.setNumThreads(0)
     jpegs = make_jpegs(IMAGES)
     found = {name for name in ("tensorflow", "torchvision") if importlib.util.find_spec(name)}
@@ -188,9 +188,6 @@ def run(options: Any) -> str:
     recipes |= {"ours": recipe(False), "ours, fast_resize": recipe(True)}
     size = sum(map(len, jpegs)) / len(jpegs) / 1e3
     title = f"decode + RandomResizedCrop({SIZE}) + flip"
-    tables = [
-        f"{len(jpegs)} JPEGs of {size:.0f} kB on average\n",
-        table(title, crops, jpegs, options.rounds),
-        table("the whole training transform", recipes, jpegs, options.rounds),
-    ]
-    return "\n".join(tables)
+    yield f"{len(jpegs)} JPEGs of {size:.0f} kB on average\n"
+    yield table(title, crops, jpegs, options.rounds)
+    yield table("the whole training transform", recipes, jpegs, options.rounds)

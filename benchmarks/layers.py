@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -51,13 +51,12 @@ LAYERS: dict[str, tuple[Layer, tuple[int, ...], tuple[int, ...]]] = {
 }
 
 
-def run(options: Any) -> str:
-    """Returns one table for each layer: value and gradients."""
-    texts = [environment(), ""]
+def run(options: Any) -> Iterator[str]:
+    """Yields one table for each layer: value and gradients."""
+    yield environment() + "\n"
     for name, (layer, shape, parameters) in LAYERS.items():
         runs = {how: _run(layer, how, shape, parameters) for how in ("derived", "written")}
-        texts.append(table(f"8 x {name}", in_turns(runs, options.rounds), "derived"))
-    return "\n".join(texts)
+        yield table(f"8 x {name}", in_turns(runs, options.rounds), "derived")
 
 
 def _run(layer: Layer, how: str, *shapes: tuple[int, ...]) -> Run:

@@ -25,8 +25,11 @@ from mobilevitv2_jax.training.schedule import Schedule
 
 NAME, LABELS = "mobilevitv2_100", 1000
 
+CPU_BATCH = 16
+"""Images of a batch, where nothing else is said."""
+
 Run = Callable[[], Any]
-"""Does its work once, and returns when it is done."""
+"""Does its work, and returns when it is done."""
 
 
 def images(batch: int, size: int) -> np.ndarray:
@@ -57,8 +60,10 @@ def lowered_step(config: Any) -> tuple[Experiment, jax.stages.Lowered]:
     return experiment, lower_train_step(experiment, schedule)
 
 
-def our_step(batch: int, size: int, **model: Any) -> tuple[Run, jax.stages.Compiled]:
-    """Returns our training step, on one batch over and over, and its program."""
+def our_step(
+    batch: int, size: int, *, times: int = 1, **model: Any
+) -> tuple[Run, jax.stages.Compiled]:
+    """Returns so many of our training steps, on one batch over and over, and their program."""
     experiment, lowered = lowered_step(experiment_config(batch, size, **model))
     compiled = lowered.compile()
     data = experiment.put({"image": images(batch, size), "label": labels(batch)})
@@ -66,14 +71,17 @@ def our_step(batch: int, size: int, **model: Any) -> tuple[Run, jax.stages.Compi
 
     def run() -> None:
         nonlocal state
-        state, _ = compiled(state, data, key)
+        for _ in range(times):
+            state, _ = compiled(state, data, key)
         jax.block_until_ready(state)
 
     return run, compiled
 
 
-def our_forward(batch: int, size: int, **fields: Any) -> tuple[Run, jax.stages.Compiled]:
-    """Returns our forward pass in evaluation mode, and its program."""
+def our_forward(
+    batch: int, size: int, *, times: int = 1, **fields: Any
+) -> tuple[Run, jax.stages.Compiled]:
+    """Returns so many of our forward passes in evaluation mode, and their program."""
     model = mv.create_model(NAME, **fields)
     graphs, parameters, statistics = split(model)
     x = jnp.asarray(images(batch, size) / 255, jnp.float32)
@@ -82,7 +90,12 @@ def our_forward(batch: int, size: int, **fields: Any) -> tuple[Run, jax.stages.C
         return merge(graphs.evaluation, parameters, statistics)(x).logits
 
     compiled = jax.jit(forward).lower(parameters, statistics, x).compile()
-    return lambda: jax.block_until_ready(compiled(parameters, statistics, x)), compiled
+
+    def run() -> None:
+        outputs = [compiled(parameters, statistics, x) for _ in range(times)]
+        jax.block_until_ready(outputs)
+
+    return run, compiled
 
 
 def has_timm() -> bool:
@@ -106,20 +119,23 @@ def _pixels(batch: int, size: int, device: str) -> Any:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _waiting(function: Run, device: str) -> Run:
-    """Returns the function, waiting for the device."""
+def _waiting(function: Run, device: str, times: int) -> Run:
+    """Returns the function so many times, and then waiting for the device."""
     import torch
 
     def run() -> None:
-        function()
+        for _ in range(times):
+            function()
         if device == "cuda":
             torch.cuda.synchronize()
 
     return run
 
 
-def timm_forward(batch: int, size: int, *, compiled: bool = False, device: str = "cpu") -> Run:
-    """Returns timm's forward pass, channels last; in bfloat16 under autocast on a GPU."""
+def timm_forward(
+    batch: int, size: int, *, compiled: bool = False, device: str = "cpu", times: int = 1
+) -> Run:
+    """Returns so many of timm's forward passes; in bfloat16 under autocast on a GPU."""
     import torch
 
     model, x = _timm(device).eval(), _pixels(batch, size, device)
@@ -129,11 +145,13 @@ def timm_forward(batch: int, size: int, *, compiled: bool = False, device: str =
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, device == "cuda"):
             call(x)
 
-    return _waiting(run, device)
+    return _waiting(run, device, times)
 
 
-def timm_step(batch: int, size: int, *, compiled: bool = False, device: str = "cpu") -> Run:
-    """Returns a training step of timm's model; see the top of this file."""
+def timm_step(
+    batch: int, size: int, *, compiled: bool = False, device: str = "cpu", times: int = 1
+) -> Run:
+    """Returns so many training steps of timm's model; see the top of this file."""
     import copy
 
     import torch
@@ -156,4 +174,4 @@ def timm_step(batch: int, size: int, *, compiled: bool = False, device: str = "c
         with torch.no_grad():
             torch._foreach_lerp_(averaged, weights, 5e-4)
 
-    return _waiting(run, device)
+    return _waiting(run, device, times)

@@ -48,8 +48,8 @@ def lean(model: Any, convolved: bool = False) -> Any:
             fold(module)
         if isinstance(module, Convolution) and module.depthwise is not None:
             module.depthwise = "convolution"
-        if convolved and isinstance(module, SeparableSelfAttention):
-            module.sum_as_product = False
+        if isinstance(module, SeparableSelfAttention):
+            module.form = "plain" if convolved else "product"
         if isinstance(module, Pointwise):
             module.form = "convolution" if convolved else "product"
     return copy

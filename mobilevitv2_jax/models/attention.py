@@ -25,6 +25,7 @@ from mobilevitv2_jax.models.layers import (
     activation,
     statistics_dtype,
 )
+from mobilevitv2_jax.models.platform import by_platform
 from mobilevitv2_jax.models.resize import resize_bilinear
 
 Tokens = Float[Array, "batch patches pixels channels"]
@@ -60,21 +61,45 @@ class SeparableSelfAttention(nnx.Module):
         self.qkv = Pointwise(config, channels, 1 + 2 * channels, rngs=rngs)
         self.out = Pointwise(config, channels, channels, rngs=rngs)
         self.dropout = nnx.Dropout(config.attn_dropout)
-        # XLA:CPU would take a plain sum into the product with the values that follows it, and sum
-        # anew for each tile of that, quadratically in tokens. Other runtimes want the plain sum.
-        self.sum_as_product = True
+        # "product", "plain", or "auto", resolved for the platform the program is compiled for.
+        self.form = "auto"
 
     def __call__(self, x: Tokens, rngs: nnx.Rngs | None = None) -> Tokens:
         """Attends over the patches."""
-        channels = x.shape[-1]
-        query, key, value = jnp.split(self.qkv(x), (1, 1 + channels), axis=-1)
+        query, key, value = self._project(x)
         scores = jax.nn.softmax(query.astype(statistics_dtype(query)), axis=1)
         scores = self.dropout(scores, rngs=rngs).astype(key.dtype)
-        if self.sum_as_product:
-            context = jnp.einsum("bnpc,bnp->bpc", key, scores[..., 0])[:, None]
-        else:
-            context = (key * scores).sum(axis=1, keepdims=True)
-        return self.out(jax.nn.relu(value) * context)
+        return self.out(jax.nn.relu(value) * self._weighted_sum(key, scores))
+
+    def _project(self, x: Tokens) -> tuple[Tokens, Tokens, Tokens]:
+        channels = x.shape[-1]
+
+        def together(x: Tokens) -> tuple[Tokens, Tokens, Tokens]:
+            query, key, value = jnp.split(self.qkv(x), (1, 1 + channels), axis=-1)
+            return query, key, value
+
+        def apart(x: Tokens) -> tuple[Tokens, Tokens, Tokens]:
+            # A GPU multiplies matrices with an odd number of columns at half the speed.
+            key, value = jnp.split(self.qkv(x, slice(1, None)), 2, axis=-1)
+            return self.qkv(x, slice(1)), key, value
+
+        if self.form == "auto":
+            return by_platform(x, cpu=together, tpu=together, default=apart)
+        return together(x)
+
+    def _weighted_sum(self, key: Tokens, scores: Tokens) -> Tokens:
+        def product(key: Tokens, scores: Tokens) -> Tokens:
+            # XLA:CPU would take a plain sum into the product with the values that follows it, and
+            # sum anew for each tile of that, quadratically in tokens.
+            return jnp.einsum("bnpc,bnp->bpc", key, scores[..., 0])[:, None]
+
+        def plain(key: Tokens, scores: Tokens) -> Tokens:
+            # As a product a GPU would transpose the tokens first.
+            return (key * scores).sum(axis=1, keepdims=True)
+
+        if self.form == "auto":
+            return by_platform(key, scores, cpu=product, tpu=product, default=plain)
+        return (plain if self.form == "plain" else product)(key, scores)
 
 
 class FeedForward(nnx.Module):

@@ -239,10 +239,12 @@ class Pointwise(nnx.Module):
         self.bias = nnx.Param(values) if bias else None
         self.form = config.pointwise
 
-    def __call__(self, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
-        """Applies the map in `dtype`."""
-        y = pointwise(x.astype(self.dtype), self.kernel[...].astype(self.dtype), self.form)
-        return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+    def __call__(
+        self, x: Float[Array, "... inputs"], outputs: slice = slice(None)
+    ) -> Float[Array, "... outputs"]:
+        """Applies the map, or the part of it that gives some of the outputs, in `dtype`."""
+        y = pointwise(x.astype(self.dtype), self.kernel[:, outputs].astype(self.dtype), self.form)
+        return y if self.bias is None else y + self.bias[outputs].astype(self.dtype)
 
 
 class Convolution(nnx.Module):

@@ -43,11 +43,21 @@ def _means(terms: Sequence[Groups], per_channel: bool) -> list[Moments]:
         sums = lax.optimization_barrier(sums)
         return [x.reshape(shape).sum(1, keepdims=True) for x in sums]
 
-    def at_once(*terms: Groups) -> list[Array]:
-        return [x.sum(tuple(range(1, x.ndim - 1)), keepdims=True) for x in terms]
+    axes = tuple(range(1, terms[0].ndim - 1))
+
+    def apart(*terms: Groups) -> list[Array]:
+        return [x.sum(axes, keepdims=True) for x in terms]
+
+    def joined(*terms: Groups) -> list[Array]:
+        # XLA:GPU would read what they are made of once for each sum.
+        zeros = [jnp.zeros((), x.dtype) for x in terms]
+        sums = lax.reduce(
+            list(terms), zeros, lambda left, right: list(map(jnp.add, left, right)), axes
+        )
+        return [jnp.expand_dims(x, axes) for x in sums]
 
     count = math.prod(terms[0].shape[1:-1])
-    sums = by_platform(*terms, cpu=in_two, default=at_once)
+    sums = by_platform(*terms, cpu=in_two, tpu=apart, default=joined)
     means = [x / count for x in sums]
     return means if per_channel else [x.mean(-1, keepdims=True) for x in means]
 

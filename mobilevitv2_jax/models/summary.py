@@ -16,6 +16,7 @@ from flax import nnx
 from jax.extend import core
 
 from mobilevitv2_jax.models.config import MobileViTV2Config
+from mobilevitv2_jax.models.platform import traced_for
 from mobilevitv2_jax.models.tasks import MobileViTV2ForImageClassification
 
 
@@ -78,10 +79,8 @@ def summarize(
     height, width = (size, size) if isinstance(size, int) else size
     x = jax.ShapeDtypeStruct((1, height, width, config.num_channels), jnp.dtype(config.dtype))
 
-    # As shifted multiply-adds a depthwise convolution could not be told from other arithmetic, and
-    # what is chosen for a platform holds the arithmetic of all.
-    forms = {"depthwise": "convolution", "pointwise": "product"}
-    whole = _abstract(kind, config.replace(**forms, return_dict=True))
+    # As shifted multiply-adds a depthwise convolution could not be told from other arithmetic.
+    whole = _abstract(kind, config.replace(depthwise="convolution", return_dict=True))
     backbone = getattr(whole, "backbone", whole)
     total, rows = _row("head", [whole], x), [_row("stem", [backbone.stem], x)]
     for number, stage in enumerate(backbone.stages, start=1):
@@ -132,7 +131,9 @@ def _row(name: str, blocks: Iterable[nnx.Module], x: jax.ShapeDtypeStruct) -> Ro
             x = block(x)
         return getattr(x, "logits", getattr(x, "last_hidden_state", x))
 
-    jaxpr, output = jax.make_jaxpr(apply, return_shape=True)(parameters, rest, x)
+    # Untold, it would hold the arithmetic of all platforms.
+    with traced_for("cpu"):
+        jaxpr, output = jax.make_jaxpr(apply, return_shape=True)(parameters, rest, x)
     macs, activations = zip(*_products(jaxpr.jaxpr), strict=True)
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(parameters))
     return Row(name, output.shape[1:], count, sum(macs), sum(activations))

@@ -16,6 +16,7 @@ from mobilevitv2_jax.models.attention import (
 )
 from mobilevitv2_jax.models.config import MobileViTV2Config
 from mobilevitv2_jax.models.losses import classification_loss
+from mobilevitv2_jax.models.platform import traced_for
 
 CONFIG = MobileViTV2Config()
 
@@ -44,7 +45,8 @@ def test_fold_is_the_inverse_of_unfold(batch, rows, columns, patch, channels):
     np.testing.assert_array_equal(fold(unfold(x, patch), patch, height, width), x)
 
 
-def test_attention_is_the_papers_formula():
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+def test_attention_is_the_papers_formula(platform):
     """out(relu(value) * sum over patches of softmax(query) * key), for each pixel on its own."""
     layer = SeparableSelfAttention(CONFIG, 8, rngs=nnx.Rngs(0))
     x = np.random.RandomState(0).normal(size=(2, 6, 4, 8)).astype(np.float32)
@@ -53,7 +55,7 @@ def test_attention_is_the_papers_formula():
     scores = np.exp(query) / np.exp(query).sum(1, keepdims=True)
     context = (scores * key).sum(1, keepdims=True)
     expected = np.maximum(value, 0) * context @ np.asarray(layer.out.kernel[...])
-    with jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision("highest"), traced_for(platform):
         y = layer(x)
     np.testing.assert_allclose(y, expected + np.asarray(layer.out.bias[...]), atol=1e-5)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mobilevitv2_jax.models.normalization import normalize
+from mobilevitv2_jax.models.platform import traced_for
 
 CASES = {
     "batch": ((1, 6, 4, 5, 8), jax.nn.silu, True),
@@ -36,10 +37,12 @@ def outputs_and_gradients(case, gradients, dtype=np.float32):
     return run(x, scale, bias)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "gpu"])
 @pytest.mark.parametrize("case", CASES)
-def test_the_written_gradient_is_the_derived_one(case):
+def test_the_written_gradient_is_the_derived_one(case, platform):
     """Tolerance: 1e-5, float32 sums of at most 240 terms."""
-    written, derived = (outputs_and_gradients(case, name) for name in ("written", "derived"))
+    with traced_for(platform):
+        written, derived = (outputs_and_gradients(case, name) for name in ("written", "derived"))
     for ours, reference in zip(written, derived, strict=True):
         assert ours.shape == reference.shape and ours.dtype == reference.dtype
         np.testing.assert_allclose(ours, reference, atol=1e-5 * np.abs(reference).max())
