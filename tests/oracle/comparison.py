@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 from oracle.cases import RULES, Case
 from reference_torch import (
     REQUIRED,
@@ -24,6 +23,7 @@ from reference_weights import LABELS, reference_images, reference_weights, shape
 
 import mobilevitv2_jax as mv
 from mobilevitv2_jax.models import functional
+from mobilevitv2_jax.models.initializers import Blank
 
 timm = importlib.import_module("timm") if REQUIRED else pytest.importorskip("timm")
 
@@ -39,9 +39,7 @@ def error(ours: Any, reference: Any) -> float:
 
 def our_model(task: str, **fields: Any) -> Any:
     """Returns our model, in evaluation mode, with the reference weights."""
-    model = getattr(mv, f"MobileViTV2{KINDS[task]}")(
-        mv.MobileViTV2Config(**fields), rngs=nnx.Rngs(0)
-    )
+    model = getattr(mv, f"MobileViTV2{KINDS[task]}")(mv.MobileViTV2Config(**fields), rngs=Blank())
     shapes = shapes_of(mv.weights.state_dict(model))
     mv.weights.load_state_dict(model, reference_weights(shapes))
     model.eval()

@@ -28,6 +28,7 @@ from reference_weights import LABELS, SIZES, WIDTHS, reference_images, reference
 import mobilevitv2_jax as mv
 from mobilevitv2_jax.models.backbone import pool
 from mobilevitv2_jax.models.config import ACTIVATIONS
+from mobilevitv2_jax.models.initializers import Blank
 from mobilevitv2_jax.models.losses import classification_loss
 
 pytestmark = pytest.mark.oracle
@@ -40,7 +41,7 @@ def pair(kind="ForImageClassification", *arguments, ours=None, **fields):
     """Returns Hugging Face's model and ours, in evaluation mode, with the same weights."""
     theirs = huggingface(kind, *arguments, **fields)
     config = mv.MobileViTV2Config(**{**fields, **(ours or {})})
-    model = getattr(mv, f"MobileViTV2{kind}")(config, *arguments, rngs=nnx.Rngs(0))
+    model = getattr(mv, f"MobileViTV2{kind}")(config, *arguments, rngs=Blank())
     mv.weights.load_state_dict(model, state_of(theirs))
     model.eval()
     return theirs, model
@@ -369,7 +370,7 @@ def test_the_key_table_is_the_state_dict_of_hugging_face_at_every_width(width):
             transformers.MobileViTV2Config(width_multiplier=width)
         )
     model = mv.MobileViTV2ForImageClassification(
-        mv.MobileViTV2Config(width_multiplier=width), rngs=nnx.Rngs(0)
+        mv.MobileViTV2Config(width_multiplier=width), rngs=Blank()
     )
     ours = mv.weights.state_dict(model)
     shapes = {key: tuple(x.shape) for key, x in theirs.state_dict().items()}

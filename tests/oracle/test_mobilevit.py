@@ -14,6 +14,7 @@ from reference_weights import LABELS, reference_images, reference_weights, shape
 from mobilevitv2_jax.errors import WeightsError
 from mobilevitv2_jax.models import functional
 from mobilevitv2_jax.models.config import MobileViTV2Config
+from mobilevitv2_jax.models.initializers import Blank
 from mobilevitv2_jax.models.mobilevit import MobileViT
 from mobilevitv2_jax.weights.mobilevit import load_state_dict
 
@@ -28,7 +29,7 @@ def pair():
     ).eval()
     weights = reference_weights(shapes_of(theirs.state_dict()))
     theirs.load_state_dict({key: torch.from_numpy(array) for key, array in weights.items()})
-    ours = MobileViT(MobileViTV2Config(num_labels=LABELS), rngs=nnx.Rngs(0))
+    ours = MobileViT(MobileViTV2Config(num_labels=LABELS), rngs=Blank())
     load_state_dict(ours, state_of(theirs))
     return theirs, ours
 

@@ -15,6 +15,7 @@ from reference_weights import reference_images, reference_weights, shapes_of
 import mobilevitv2_jax as mv
 from mobilevitv2_jax.errors import WeightsError
 from mobilevitv2_jax.models.config import WIDTHS
+from mobilevitv2_jax.models.initializers import Blank
 from mobilevitv2_jax.weights import images, pretrained, tensors
 
 pytestmark = pytest.mark.oracle
@@ -56,7 +57,7 @@ def test_transformers_loads_what_we_save_strictly_and_gives_our_outputs(kind, fi
     """Under its own rules, at a size that the patch does not divide. Tolerance: see above."""
     rules = {"dilation_rule": "huggingface", "odd_size_rule": "drop"}
     config = mv.MobileViTV2Config(width_multiplier=0.5, num_labels=5, **fields, **rules)
-    model = getattr(mv, f"MobileViTV2{kind}")(config, rngs=nnx.Rngs(0))
+    model = getattr(mv, f"MobileViTV2{kind}")(config, rngs=Blank())
     arrays = reference_weights(shapes_of(mv.weights.state_dict(model)))
     mv.weights.load_state_dict(model, arrays)
     model.eval()
