@@ -7,28 +7,35 @@ import sys
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 
+from mobilevitv2_jax.data.digits import stratified
 from mobilevitv2_jax.data.sources import load_source
 
 
-def test_the_digits_are_split_into_1437_and_360_without_overlap():
-    values, _ = load_digits(return_X_y=True)
-    everything = np.rint(values * (255 / 16)).astype(np.uint8)
-    splits = [load_source("digits", split) for split in ("train", "test")]
-    assert [len(source) for source in splits] == [1437, 360]
-    # No digit occurs twice in the data, so equal multisets of images mean disjoint splits.
-    assert len(np.unique(everything, axis=0)) == len(everything)
-    together = np.concatenate([source.images[..., 0].reshape(-1, 64) for source in splits])
-    np.testing.assert_array_equal(np.unique(together, axis=0), np.unique(everything, axis=0))
-
-
-def test_each_class_has_the_same_share_of_both_splits():
-    train, test = (
-        np.bincount(load_source("digits", split).labels, minlength=10)
-        for split in ("train", "test")
+def test_the_digits_are_those_of_scikit_learn_in_its_stratified_split():
+    values, labels = load_digits(return_X_y=True)
+    grey = np.rint(values * (255 / 16)).astype(np.uint8)
+    splits = train_test_split(
+        np.arange(len(labels)), test_size=360, stratify=labels, random_state=0
     )
-    # A stratified split rounds each class to a whole example.
-    np.testing.assert_allclose(test, (train + test) * 360 / 1797, atol=1)
+    for split, chosen in zip(("train", "test"), splits, strict=True):
+        source = load_source("digits", split)
+        np.testing.assert_array_equal(source.images[..., 0].reshape(-1, 64), grey[chosen])
+        np.testing.assert_array_equal(source.labels, labels[chosen])
+    assert list(map(len, splits)) == [1437, 360]
+
+
+@pytest.mark.parametrize("counts", [(5, 5, 5), (4, 7, 30, 2)])
+@pytest.mark.parametrize("held_out", [4, 7, 10])
+def test_equal_remainders_are_rounded_as_by_scikit_learn(counts, held_out):
+    labels = np.random.RandomState(1).permutation(np.repeat(np.arange(len(counts)), counts))
+    found = stratified(labels, held_out)
+    expected = train_test_split(
+        np.arange(len(labels)), test_size=held_out, stratify=labels, random_state=0
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_loading_a_split_twice_gives_the_same_examples():

@@ -597,7 +597,7 @@ LONGER = {
     "model.ffn_dropout": 0.2,
     "augment.random_resized_crop": True,
     "schedule.total": "30 steps",
-    "eval.every": "10 steps",
+    "eval.every": "15 steps",
     "checkpoint.every": "5 steps",
     "log.every": "5 steps",
 }
