@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from benchmarks.measure import environment
-from benchmarks.models import CPU_BATCH
+from benchmarks.models import CPU_BATCH, experiment_config, lowered_step
 
 
 def run(options: Any) -> Iterator[str]:
@@ -43,8 +43,6 @@ def _in_a_process(batch: int, size: int, cache: str) -> dict[str, float]:
 
 
 def _once(batch: int, size: int) -> dict[str, float]:
-    from benchmarks.models import experiment_config, lowered_step
-
     began = time.perf_counter()
     lowered = lowered_step(experiment_config(batch, size, dtype="float32"))[1]
     traced = time.perf_counter()

@@ -51,7 +51,7 @@ def run(options: Any) -> Iterator[str]:
                 )
             runs |= {name: call for name, (call, _) in made.items()}
             whole = in_turns(runs, options.rounds)
-            measured = {name: [all_ / TIMES for all_ in whole[name]] for name in runs}
+            measured = {name: [seconds / TIMES for seconds in whole[name]] for name in runs}
             yield table(f"{title}, {batch} images, bfloat16", measured, next(iter(runs)))
             for name, (_, compiled) in made.items():
                 seconds = Spread.of(measured[name]).median

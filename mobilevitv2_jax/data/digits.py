@@ -58,8 +58,9 @@ def _shares(counts: np.ndarray, total: int, random: np.random.RandomState) -> np
     """Divides a total in proportion to counts: the largest remainders are rounded up."""
     exact = counts / counts.sum() * total
     shares = np.floor(exact)
-    for remainder in np.unique(exact - shares)[::-1]:
-        (equal,) = np.nonzero(exact - np.floor(exact) == remainder)
+    remainders = exact - shares
+    for remainder in np.unique(remainders)[::-1]:
+        (equal,) = np.nonzero(remainders == remainder)
         missing = min(len(equal), int(total - shares.sum()))
         if missing:
             shares[random.choice(equal, missing, replace=False)] += 1
