@@ -190,4 +190,6 @@ from jax._src import xla_bridge
 assert not xla_bridge.backends_are_initialized()
 """
     loaded = loaded_by(program)
-    assert "jax" in loaded and not loaded & {"torch", "tensorflow"}
+    assert "jax" in loaded
+    # Pictures are drawn when a run ends, by one of its processes.
+    assert not loaded & {"torch", "tensorflow", "matplotlib", "sklearn"}

@@ -5,21 +5,22 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 from jaxtyping import Float, Int
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from mobilevitv2_jax.evaluation.classification import Batch
-from mobilevitv2_jax.evaluation.pictures import save_figure
+from mobilevitv2_jax.evaluation.figures import new_figure, save_figure
 from mobilevitv2_jax.evaluation.step import EvaluationStep
 from mobilevitv2_jax.files import write_whole
 from mobilevitv2_jax.models.functional import Arrays
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LARGEST = 1000  # classes that are counted: ImageNet-21k's matrix would have 100 million cells
 _NAMED = 40  # classes that are drawn with their names
@@ -83,9 +84,7 @@ def save_picture(
     """Draws the accuracy of each class, the lowest ones where there are many, and the matrix."""
     shown = min(len(class_names), _NAMED)
     side = 3 + 0.25 * shown
-    figure = Figure(figsize=(2 * side + 2, side), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure = new_figure(2 * side + 2, side, title)
     left, right = figure.subplots(1, 2)
     _draw_accuracies(left, confusion, class_names)
     _draw_matrix(right, confusion, class_names)

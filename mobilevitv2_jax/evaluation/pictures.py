@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float, Int, UInt8
-from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from mobilevitv2_jax.evaluation.classification import Predictions
+from mobilevitv2_jax.evaluation.figures import add_legend, new_figure, save_figure
 from mobilevitv2_jax.models.interpolation import resize_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _SIDE = 5.0
 """Inches of the longer side of a picture that stands in a row."""
 
 _MOST_NAMED, _NAMED_A_ROW = 12, 4
 """Classes in the legend of an overlay: of 150, most cover a few pixels."""
+
+_LONGER = 0.96
+"""The longer side of a picture that stands in a grid, in widths of its cell."""
+
+_LETTERS = 18
+"""In a line above such a picture; longer ones are written smaller."""
 
 _RIGHT, _WRONG = "#1b7837", "#b2182b"
 
@@ -52,21 +59,43 @@ def save_predictions(
 ) -> None:
     """Draws examples with the predicted class, its probability, and the truth where it differs."""
     shown = choose_examples(predictions, columns * rows)
-    # Figure, not pyplot: no global state, and no display is asked for.
-    figure = Figure(figsize=(1.5 * columns, 1.9 * rows + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    for axes in figure.subplots(rows, columns, squeeze=False).flat:
-        axes.axis("off")
-    for axes, index in zip(figure.axes, shown, strict=False):
+    figure = new_figure(1.5 * columns, 1.9 * rows + 0.6, title)
+    cell = 1.27  # high: two lines of text stand above a picture
+    axes = _grid(figure, columns, rows * cell)
+    for number, index in enumerate(shown):
         label = int(predictions.labels[index])
         best = int(predictions.outputs[index].argmax())
         text = f"{class_names[best]}  {predictions.outputs[index, best]:.0%}"
         if best != label:
             text += f"\ntruth {class_names[label]}"
-        axes.imshow(predictions.images[index])
-        axes.set_title(text, fontsize=10, color=_RIGHT if best == label else _WRONG)
+        colour = _RIGHT if best == label else _WRONG
+        row, column = divmod(number, columns)
+        _show(axes, column, (row + 1) * cell, predictions.images[index], text, colour)
     save_figure(figure, path)
+
+
+def _grid(figure: Figure, columns: int, height: float) -> Axes:
+    """Returns axes of so many columns, each of a width of 1, in which `_show` draws.
+
+    One for all pictures: to make and lay out axes for each of 32 takes two seconds.
+    """
+    axes = figure.subplots()
+    axes.axis("off")
+    axes.set(xlim=(0, columns), ylim=(height, 0))
+    return axes
+
+
+def _show(
+    axes: Axes, column: int, bottom: float, picture: np.ndarray, text: str = "", colour: str = "k"
+) -> None:
+    """Draws a picture in a column, and its text above it."""
+    scale = _LONGER / max(picture.shape[:2])
+    height, width = (scale * pixels for pixels in picture.shape[:2])
+    left, top = column + (1 - width) / 2, bottom - height
+    axes.imshow(picture, extent=(left, left + width, bottom, top))
+    longest = max(map(len, text.split("\n")))
+    size = 10 * min(1, _LETTERS / max(longest, 1))
+    axes.text(column + 0.5, top - 0.04, text, color=colour, fontsize=size, ha="center")
 
 
 def palette(classes: int = 256) -> UInt8[np.ndarray, "classes 3"]:
@@ -105,26 +134,21 @@ def save_segmentations(
     rows: int = 5,
 ) -> None:
     """Draws images beside the truth and the prediction laid over them, with a legend."""
-    figure = Figure(figsize=(5.4 * columns, 1.9 * rows + 1.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    panels = figure.subplots(rows, 3 * columns, squeeze=False)
-    for axes in panels.flat:
-        axes.axis("off")
-    for column, name in enumerate(("image", "truth", "prediction") * columns):
-        panels[0, column].set_title(name, fontsize=10)
+    figure = new_figure(5.4 * columns, 1.8 * rows + 1.2, title)
+    axes = _grid(figure, 3 * columns, rows)
     shown = zip(predictions.images, predictions.labels, predictions.outputs, strict=True)
     for number, (image, label, output) in zip(range(rows * columns), shown, strict=False):
         row, first = number // columns, 3 * (number % columns)
-        pictures = (image, overlay(image, label), overlay(image, output))
-        for axes, picture in zip(panels[row, first : first + 3], pictures, strict=True):
-            axes.imshow(picture)
+        named = (
+            ("image", image),
+            ("truth", overlay(image, label)),
+            ("prediction", overlay(image, output)),
+        )
+        for column, (name, picture) in enumerate(named, start=first):
+            _show(axes, column, row + 1, picture, "" if row else name)
     colours = palette() / 255
-    handles = [
-        Patch(color=colours[index], label=name) for index, name in enumerate(class_names) if index
-    ]
-    handles.append(Patch(color=colours[255], label="void"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=11, fontsize=9)
+    classes = [(colours[index], name) for index, name in enumerate(class_names) if index]
+    add_legend(figure, [*classes, (colours[255], "void")], columns=11)
     save_figure(figure, path)
 
 
@@ -147,15 +171,14 @@ def save_overlay(
     first = 0 if class_names[0] == "background" else 1
     painted = overlay(image, (classes + first).astype(np.uint8))
     colours = palette() / 255
-    handles = [
-        Patch(color=colours[(index + first) % 256], label=f"{class_names[index]}  {share:.1%}")
+    named = [
+        (colours[(index + first) % 256], f"{class_names[index]}  {share:.1%}")
         for index, share in shares.items()
         if index + first
     ][:_MOST_NAMED]
-    rows = -(-len(handles) // _NAMED_A_ROW)
+    rows = -(-len(named) // _NAMED_A_ROW)
     figure = _row([("", image), ("", painted)], below=0.3 * rows + 0.1)
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=_NAMED_A_ROW, fontsize=9)
+    add_legend(figure, named, columns=_NAMED_A_ROW)
     save_figure(figure, path)
 
 
@@ -171,6 +194,8 @@ def save_heat(
         image: the picture.
         heats: titles, and maps in [0, 1] of any size.
     """
+    from matplotlib import colormaps
+
     size = image.shape[:2]
     panels = [("", image)]
     for title, heat in heats:
@@ -186,9 +211,8 @@ def _row(panels: Sequence[tuple[str, np.ndarray]], below: float = 0.0) -> Figure
     height, width = panels[0][1].shape[:2]
     scale = _SIDE / max(height, width)
     above = 0.3 * any(text for text, _ in panels)
-    size = (len(panels) * max(width * scale, 1), max(height * scale, 1) + above + below)
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+    row = max(height * scale, 1)
+    figure = new_figure(len(panels) * max(width * scale, 1), row + above + below)
     for axes, (title, picture) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
@@ -196,10 +220,3 @@ def _row(panels: Sequence[tuple[str, np.ndarray]], below: float = 0.0) -> Figure
         axes.imshow(picture)
         axes.set_title(title, fontsize=10)
     return figure
-
-
-def save_figure(figure: Figure, path: epath.PathLike) -> None:
-    """Writes a figure as PNG, to a local disk or to an object store."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    epath.Path(path).write_bytes(buffer.getvalue())

@@ -9,13 +9,11 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 from jaxtyping import UInt8
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 from PIL import Image
 
 from mobilevitv2_jax.data.segmentation import VOID
-from mobilevitv2_jax.evaluation.pictures import overlay, palette, save_figure
+from mobilevitv2_jax.evaluation.figures import add_legend, new_figure, save_figure
+from mobilevitv2_jax.evaluation.pictures import overlay, palette
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +45,7 @@ def save_whole_segmentations(
     """
     folder = epath.Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
-    figure = Figure(figsize=(13, 2.6 * len(shown) + 1.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure = new_figure(13, 2.6 * len(shown) + 1.2, title)
     panels = figure.subplots(len(shown), 4, squeeze=False)
     colours = palette()
     for row, one in zip(panels, shown, strict=True):
@@ -67,11 +63,8 @@ def save_whole_segmentations(
     maps = [array for one in shown for array in (one.truth, one.prediction)]
     seen = sorted(set().union(*(np.unique(array).tolist() for array in maps)))
     names = {**dict(enumerate(class_names)), VOID: "void"}
-    handles = [
-        Patch(facecolor=colours[index] / 255, edgecolor="0.5", label=names.get(index, str(index)))
-        for index in seen
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=8)
+    named = [(colours[index] / 255, names.get(index, str(index))) for index in seen]
+    add_legend(figure, named, columns=8, edgecolor="0.5")
     save_figure(figure, folder.with_name(folder.name + ".png"))
 
 

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from etils import epath
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from mobilevitv2_jax.evaluation.pictures import save_figure
+from mobilevitv2_jax.evaluation.figures import new_figure, save_figure
 from mobilevitv2_jax.training.logging import read_metrics
 from mobilevitv2_jax.training.sweep.results import COSTS, Group, Result
 
@@ -24,8 +22,7 @@ def _look(index: int) -> tuple[tuple[float, ...], str]:
 
 def save_curves(path: epath.PathLike, groups: Sequence[Group], metric: str) -> None:
     """Draws the training loss and the held-out metric of every run; a group has one colour."""
-    figure = Figure(figsize=(13, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(13, 5)
     panels = figure.subplots(1, 2)
     for axes, (name, scale) in zip(panels, (("train/loss", 1), (metric, 100)), strict=True):
         for index, group in enumerate(groups):
@@ -65,8 +62,7 @@ def save_accuracy(path: epath.PathLike, groups: Sequence[Group], metric: str) ->
     groups that no other one is both cheaper and better than: the Pareto front.
     """
     shown = [group for group in groups if group.results]
-    figure = Figure(figsize=(15, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(15, 5)
     panels = figure.subplots(1, len(COSTS), sharey=True)
     for axes, cost in zip(panels, COSTS, strict=True):
         _draw_accuracy(axes, shown, metric, cost)
