@@ -40,8 +40,10 @@ def main(argv: list[str] | None = None) -> None:
         argv: the verb and its arguments; those of the process by default.
     """
     keep_freed_memory()
-    # A program is compiled once on a machine, not once in every process; JAX reads this variable.
+    # A program is compiled once on a machine, not once in every process; JAX reads these variables.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_directory() / "xla"))
+    # Kept however quickly it was compiled: a run has a hundred small ones, which take 3 s.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     # Through these orbax warns of what its users asked for, and prints each error that it raises,
     # again and again; what matters here is said once, at the end.
     for name in ("absl", "asyncio"):
