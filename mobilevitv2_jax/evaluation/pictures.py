@@ -26,7 +26,7 @@ _MOST_NAMED, _NAMED_A_ROW = 12, 4
 _LONGER = 0.96
 """The longer side of a picture that stands in a grid, in widths of its cell."""
 
-_LETTERS = 18
+_LETTERS = 17
 """In a line above such a picture; longer ones are written smaller."""
 
 _RIGHT, _WRONG = "#1b7837", "#b2182b"

@@ -68,3 +68,11 @@ def test_right_and_wrong_differ_in_colour(tmp_path):
     green, red = (0x1B, 0x78, 0x37), (0xB2, 0x18, 0x2B)
     assert green in colours(True) and red not in colours(True)
     assert red in colours(False) and green not in colours(False)
+
+
+def test_a_long_name_stays_above_its_picture(tmp_path):
+    names = ("a class whose name is longer than one of ImageNet", "b")
+    save_predictions(tmp_path / "p.png", predictions([0.9], [True]), names, "", columns=2, rows=1)
+    with Image.open(tmp_path / "p.png") as picture:
+        shown = np.asarray(picture.convert("L"))
+    assert (shown[:, :150] != 255).any() and (shown[:, 150:] == 255).all()
