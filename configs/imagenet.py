@@ -6,7 +6,7 @@ r"""MobileViTV2 on ImageNet-1k at 256x256 pixels: the recipe of the original rel
 
 Widths: 0.5, 0.75, 1.0, 1.25, 1.5, 1.75 and 2.0. The original took 8 A100 and, for width 2.0, about
 two days. Where a batch of 1024 does not fit: --config.optimizer.accumulation_steps=8, which changes
-no result. A cosine by step: --config.schedule.per_epoch=false. BatchNorm over the whole batch:
+no result but by rounding. A cosine by step: --config.schedule.per_epoch=false. BatchNorm over the whole batch:
 --config.model.batch_norm_group_size=1024.
 
 Expected, published with the original release (top-1 of the EMA): 70.18, 75.56, 78.09, 79.65, 80.38,
@@ -47,7 +47,6 @@ def get_config(arg=""):
     config.data.workers = -1  # as many loader processes as the cores allow
     config.data.batch_size = config.eval.batch_size = 1024
     config.data.image_size = config.model.image_size = 256
-    config.data.workers = -1  # as many as the cores allow
 
     config.augment.random_resized_crop = True
     config.augment.horizontal_flip = 0.5

@@ -2,10 +2,10 @@ r"""Pre-training on ImageNet-21k-P (10,450 classes), and the way back to ImageNe
 
     mobilevitv2 prepare folder --source imagenet21k_train --val imagenet21k_val \
         --name imagenet21k_p --out ~/tensorflow_datasets
-    python train.py --config configs/imagenet21k.py:width=2.0 \
+    python train.py --config configs/imagenet21k.py:width=2.0 --workdir runs/21k \
         --config.init.pretrained=runs/imagenet-width=2.0
-    python train.py --config configs/imagenet21k.py:width=2.0,transfer \
-        --config.init.pretrained=runs/imagenet21k-width=2.0
+    python train.py --config configs/imagenet21k.py:width=2.0,transfer --workdir runs/21k-to-1k \
+        --config.init.pretrained=runs/21k
 
 Each begins with the weights of the one before and a new head. The original did so for widths 1.5,
 1.75 and 2.0, on 32 A100 there and, by its configuration, on 2 GPUs back (by its text on 4).

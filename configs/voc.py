@@ -3,7 +3,7 @@ r"""DeepLabV3- or PSPNet-MobileViTV2 on Pascal VOC 2012: the recipe of the origi
     mobilevitv2 prepare voc --source VOCdevkit --sbd benchmark_RELEASE --coco coco2017 \
         --out ~/tensorflow_datasets
     python train.py --config configs/voc.py:width=1.0,coco
-    python eval.py --workdir runs/voc-width=1.0,coco --best
+    python eval.py --workdir runs/voc-width=1.0,coco --best    # or what the training prints
 
 Heads: deeplabv3 and pspnet; widths 0.5 to 2.0; output strides 16 (as published) and 8. Without
 `coco` it trains on the 10,582 images of trainaug alone, and --config.data.directory=VOCdevkit
