@@ -5,8 +5,8 @@ r"""MobileViTV2 on ImageNet-1k at 256x256 pixels: the recipe of the original rel
     python train.py --config configs/imagenet.py:width=1.0
 
 Widths: 0.5, 0.75, 1.0, 1.25, 1.5, 1.75 and 2.0. The original took 8 A100 and, for width 2.0, about
-two days. Where a batch of 1024 does not fit: --config.optimizer.accumulation_steps=8, which changes
-no result but by rounding. A cosine by step: --config.schedule.per_epoch=false. BatchNorm over the whole batch:
+two days. Where a batch of 1024 does not fit: --config.optimizer.accumulation_steps=8, the same but
+for rounding. A cosine by step: --config.schedule.per_epoch=false. BatchNorm over the whole batch:
 --config.model.batch_norm_group_size=1024.
 
 Expected, published with the original release (top-1 of the EMA): 70.18, 75.56, 78.09, 79.65, 80.38,

@@ -420,9 +420,10 @@ def differences(saved: ml_collections.ConfigDict, wanted: ml_collections.ConfigD
     """Returns `key: saved -> wanted` for each key that may not change when a run continues.
 
     `checkpoint.allow_changes` of the wanted config (keys or groups, separated by commas) and
-    the keys of `FREE_AT_RESUME` are passed over.
+    the keys of `FREE_AT_RESUME` are passed over, and so is `init.keep`: what it lets stand is
+    compared by itself, and every option of a command line is in it.
     """
-    free = (*FREE_AT_RESUME, *allowed_changes(wanted))
+    free = (*FREE_AT_RESUME, *allowed_changes(wanted), "init.keep")
     before, after = flatten(saved), flatten(wanted)
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"

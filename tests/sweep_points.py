@@ -29,6 +29,7 @@ def make_jobs(directory, names):
 FINISH = f"""
 metrics = {{"eval/top1": 0.5, "eval_ema/top1": 0.75}}
 (directory / "eval.json").write_text(json.dumps({{"{STEPS}": metrics}}))
+(directory / "finished.json").write_text(json.dumps({{"step": {STEPS}}}))
 """
 """Leaves the results that a training leaves which has come to its end."""
 

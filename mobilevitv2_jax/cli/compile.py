@@ -41,10 +41,16 @@ def run(argv: Sequence[str]) -> int:
     os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
     # Here and not above: loading jax takes seconds, and a mistake in the arguments should not.
+    from mobilevitv2_jax.training.initialization import resolve
     from mobilevitv2_jax.training.pod import compile_step
 
+    config = resolve(config, say=_tell)
     sys.stdout.write(compile_step(config, values.topology)[1])
     return 0
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(line + "\n")
 
 
 def _flags() -> absl_flags.FlagValues:

@@ -62,6 +62,8 @@ def run(argv: Sequence[str]) -> int:
         option = others[0].replace("_", "-")
         raise ConfigError(f"--squashed is not the published protocol, which --{option} belongs to")
     scales = _scales(values.scales or "1")
+    if values.max_shapes is not None and values.max_shapes < 1:
+        raise ConfigError(f"--max-shapes must be at least 1, got {values.max_shapes}")
 
     processes.start(values)
     # Here and not above: loading jax takes seconds, and a mistake in the arguments should not.

@@ -14,7 +14,7 @@ import math
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import cv2
@@ -182,8 +182,15 @@ def describe(source: Source, index: int) -> str:
     return name
 
 
-def survey(source: Source, threads: int = 2) -> tuple[Int[np.ndarray, "examples 2"], list[str]]:
+def survey(
+    source: Source, threads: int = 2, over: Callable[[Iterable], Iterable] = iter
+) -> tuple[Int[np.ndarray, "examples 2"], list[str]]:
     """Reads every example once, to learn the sizes of the maps before anything is planned.
+
+    Args:
+        source: the examples.
+        threads: that read.
+        over: what is found of each example is taken through it; it may watch it go by.
 
     Returns:
         Height and width of each map, 0 where image or map are damaged; and what is wrong with
@@ -200,7 +207,7 @@ def survey(source: Source, threads: int = 2) -> tuple[Int[np.ndarray, "examples 
         return record["label"].shape, ""
 
     with concurrent.futures.ThreadPoolExecutor(max(threads, 1)) as pool:
-        sizes, problems = zip(*pool.map(read, range(len(source))), strict=True)
+        sizes, problems = zip(*over(pool.map(read, range(len(source)))), strict=True)
     return np.array(sizes), list(filter(None, problems))
 
 

@@ -41,16 +41,18 @@ def evaluate(
     Raises:
         ValueError: if no example could be evaluated.
     """
-    totals: dict[str, Sums] = {}
+    totals: dict[str, dict[str, Any]] = {prefix: {} for prefix in weights}
+    pending: dict[str, Sums] = {}
     corrupt = 0
     for batch in batches:
         corrupt += int(batch["corrupt"].sum())
         arrays = put({name: batch[name] for name in ("image", "label", "mask")})
-        for prefix, (parameters, statistics) in weights.items():
-            sums, _ = step(parameters, statistics, arrays)
-            # Sums stay on the device: nothing waits for it until the set is through.
-            totals[prefix] = _add(totals[prefix], sums) if prefix in totals else sums
-    if not totals:
+        sums = {prefix: step(*arguments, arrays)[0] for prefix, arguments in weights.items()}
+        # Fetched while the next batch is computed, so that the device does not wait.
+        _add(totals, pending)
+        pending = sums
+    _add(totals, pending)
+    if not pending:
         raise ValueError("no example was evaluated: there were no batches")
     metrics = {
         f"{prefix}/{name}": value
@@ -60,9 +62,12 @@ def evaluate(
     return metrics, int(multihost_utils.process_allgather(np.int32(corrupt)).sum())
 
 
-@jax.jit
-def _add(left: Sums, right: Sums) -> Sums:
-    return jax.tree.map(jax.numpy.add, left, right)
+def _add(totals: dict[str, dict[str, Any]], sums: Mapping[str, Sums]) -> None:
+    """Adds sums of a batch on the host: a set may have more pixels than int32 counts."""
+    for prefix, values in jax.device_get(dict(sums)).items():
+        for name, value in values.items():
+            wide = value.astype(np.int64 if value.dtype.kind == "i" else np.float64)
+            totals[prefix][name] = totals[prefix].get(name, 0) + wide
 
 
 @dataclasses.dataclass(frozen=True)

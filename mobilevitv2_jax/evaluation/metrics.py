@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import jax
+from collections.abc import Mapping
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
@@ -82,7 +83,7 @@ def confusion_matrix(
     return matrix.at[safe, predicted.astype(jnp.int32)].add(counted.astype(jnp.int32))
 
 
-def means(sums: Sums) -> dict[str, float]:
+def means(sums: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Returns the metrics that the sums of a set make, as Python numbers.
 
     Sums are divided by "count"; a confusion matrix becomes "miou" and "pixel_accuracy".
@@ -90,7 +91,7 @@ def means(sums: Sums) -> dict[str, float]:
     Raises:
         ValueError: if no example was counted.
     """
-    values = dict(jax.device_get(sums))
+    values = dict(sums)
     count, confusion = float(values.pop("count")), values.pop("confusion", None)
     if not count:
         raise ValueError("no example was evaluated: the set is empty, or none could be decoded")

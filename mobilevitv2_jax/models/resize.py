@@ -77,5 +77,7 @@ def adaptive_average_pool(
 
 def _along(x: Array, axis: int, matrix: np.ndarray) -> Array:
     """Applies a matrix [target, source] along one axis."""
-    product = jnp.tensordot(jnp.asarray(matrix, x.dtype), x, axes=(1, axis))
+    weights = jnp.asarray(matrix, x.dtype)
+    # What is in float32 stays so: on TPU the default would round it to bfloat16.
+    product = jnp.tensordot(weights, x, axes=(1, axis), precision=jax.lax.Precision.HIGHEST)
     return jnp.moveaxis(product, 0, axis)

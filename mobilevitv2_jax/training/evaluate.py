@@ -43,13 +43,21 @@ def evaluate_run(
     """
     logging.say(report.identity())
     saved = epath.Path(directory) / "checkpoints"
+    nothing = f"{directory} has no checkpoint yet: let the training run until it saves"
     if not saved.exists():
-        raise ConfigError(f"{directory} has no checkpoint yet: let the training run until it saves")
+        raise ConfigError(nothing)
     metric = config.checkpoint.best_metric
     with Checkpoints(saved, best_metric=metric, read_only=True, tell=_warn) as checkpoints:
+        if not checkpoints.steps():
+            raise ConfigError(nothing)
         step = step if step is not None else _choose(checkpoints, best)
+        if step is None:
+            raise ConfigError(
+                f"no checkpoint of {directory} has been evaluated by its training yet: leave out "
+                "--best, or name one by --step"
+            )
         if step not in checkpoints.steps():
-            kept = ", ".join(map(str, checkpoints.steps())) or "none"
+            kept = ", ".join(map(str, checkpoints.steps()))
             raise ConfigError(f"{directory} keeps no checkpoint of step {step}; it has {kept}")
         processes.check_same("the step to evaluate", step)
         experiment = prepare(config)
@@ -70,7 +78,9 @@ def evaluate_run(
 
 
 def evaluate_pretrained(config: ml_collections.ConfigDict, protocol: Options | None = None) -> int:
-    """Evaluates the weights of `config.init.pretrained` under their rules; writes nothing.
+    """Evaluates the weights of `config.init.pretrained` under their rules.
+
+    It writes nothing but the pictures that `protocol` asks for.
 
     Args:
         config: a validated experiment, which says the data.

@@ -165,7 +165,8 @@ def prepare(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh | None = 
     Args:
         config: a validated experiment.
         mesh: the devices, in the place of those that `config.mesh` finds here. They may be those
-            of a pod that is elsewhere: nothing can be loaded for them.
+            of a pod that is elsewhere: nothing can be loaded for them, and no other process is
+            asked.
 
     Raises:
         ConfigError: if batches do not fit the devices, or the data cannot be found.
@@ -198,7 +199,7 @@ def prepare(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh | None = 
         task,
         mesh,
         share,
-        _workers(config, share[1]),
+        workers.Workers(0, "elsewhere") if is_elsewhere else _workers(config, share[1]),
         source,
         model,
         abstract_model,

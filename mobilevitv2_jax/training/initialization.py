@@ -13,7 +13,7 @@ import ml_collections
 from etils import epath
 from flax import nnx
 
-from mobilevitv2_jax.config import default_config, get_value
+from mobilevitv2_jax.config import default_config, flatten, get_value, nearest_key
 from mobilevitv2_jax.errors import ConfigError, UserError, WeightsError
 from mobilevitv2_jax.models.config import MobileViTV2Config
 from mobilevitv2_jax.models.tasks import MobileViTV2ForSemanticSegmentation
@@ -60,10 +60,14 @@ def resolve(
         to_be_trained: False, for an evaluation, lets nothing stand but what `init.keep` names.
 
     Raises:
-        ConfigError: if the weights cannot be read, or are those of another shape.
+        ConfigError: if the weights cannot be read, or are those of another shape, or if
+            `init.keep` names what is no key.
     """
     if not config.init.pretrained:
         return config
+    kept = {key.strip() for key in config.init.keep.split(",")} - {""}
+    for key in sorted(kept - flatten(config).keys()):
+        raise ConfigError(f"config.init.keep names {key!r}{nearest_key(key, flatten(config))}")
     saved = _saved(config, directory)
     if saved is not None:
         rules = {key: get_value(saved, key) for key in _keys()}
@@ -73,7 +77,6 @@ def resolve(
         if say and stored.assumed_images:
             say(f"{config.init.pretrained}: {stored.assumed_images}")
     defaults = default_config()
-    kept = {key.strip() for key in config.init.keep.split(",")}
     standing = {
         key
         for key in rules
@@ -176,7 +179,8 @@ def _saved(
     if directory is None or not (epath.Path(directory) / "config.json").exists():
         return None
     saved = run_directory.read_config(directory)
-    return saved if saved.init.to_dict() == config.init.to_dict() else None
+    same = all(saved.init[name] == config.init[name] for name in saved.init if name != "keep")
+    return saved if same else None
 
 
 def _keys() -> list[str]:

@@ -138,13 +138,14 @@ def rules(experiment: Experiment) -> dict[str, str]:
         depthwise = f"auto: {'shifts' if platform == 'cpu' else 'convolution'} on {platform}"
     if pointwise == "auto":
         pointwise = f"auto: {'convolution' if platform == 'tpu' else 'product'} on {platform}"
+    part = config.data.batch_size // config.optimizer.accumulation_steps
     return {
         **model_rules(model, config.data.image_size),
         "initialization": model.initialization,
         "depthwise": depthwise,
         "pointwise": pointwise,
-        "batch norm": f"statistics over {model.batch_norm_group_size or config.data.batch_size} "
-        "images, whatever the number of devices",
+        "batch norm": f"statistics over {model.batch_norm_group_size or part} images, whatever the "
+        "number of devices",
         "types": f"computation {model.dtype}, parameters {model.param_dtype}",
         "rematerialize": str(model.rematerialize),
     }

@@ -102,7 +102,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                 f"config.schedule.total is {schedule.steps} steps, but {directory} has been "
                 f"trained for {start}: choose a longer schedule, or another --workdir"
             )
-        if start >= schedule.steps and run_directory.read_results(directory, start):
+        if start >= schedule.steps and run_directory.is_finished(directory, start):
             best = checkpoints.best_step()
             if is_first:
                 logging.say(report.finished(directory, config, start, best, command))
@@ -173,7 +173,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
         metrics: dict[str, float] = {}
         clock = logging.Clock(**metadata["clock"])
         # Whether a signal cut the evaluation of this step short: it is made when the run goes on.
-        owed = bool(metadata.get("owed"))
+        owed = bool(metadata.get("owed")) and not checkpoints.has_metrics(start)
 
         def log(step: int, values: dict[str, jax.Array], examples: np.ndarray) -> None:
             fetched = {f"train/{name}": float(x) for name, x in jax.device_get(values).items()}
@@ -225,6 +225,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                         owed = False
                         if due:  # if not, a run that died before its results has written them
                             logger.write(step, metrics)
+                        if due and step == start:
+                            checkpoints.add_metrics(step, metrics)
                         logger.say(report.evaluation_line(step, metrics))
                     watchdog.feed()
                 stopping = stopping or (step >= stop_at and not last)
@@ -279,6 +281,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
             if counts is not None:
                 confusion.save(directory, counts, source.class_names, title)
             run_directory.write_results(directory, schedule.steps, metrics)
+            run_directory.mark_finished(directory, schedule.steps)
         checkpoints.close()
         best = checkpoints.best_step()
         logger.say(report.finished(directory, config, schedule.steps, best, command))

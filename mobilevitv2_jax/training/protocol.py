@@ -69,13 +69,14 @@ def evaluate_by_protocol(
         weights: what to judge, by the prefix of its metrics, to which the suffix of the options
             is added; of the last, pictures are drawn.
         options: how.
-        over: the batches are taken through it; it may watch them go by.
+        over: examples that are looked at, and then the batches, are taken through it; it may
+            watch them go by.
 
     Raises:
         ConfigError: if the images have more shapes than may be compiled.
     """
     config, source = experiment.config, experiment.eval_source
-    sizes, problems = survey(source, config.data.threads)
+    sizes, problems = survey(source, config.data.threads, over)
     protocol = Protocol(
         config.eval.resize,
         experiment.model.output_stride,
@@ -103,7 +104,7 @@ def evaluate_by_protocol(
         batch_size=config.eval.batch_size,
         process_index=experiment.share[0],
         process_count=experiment.share[1],
-        workers=config.data.workers,
+        workers=experiment.workers.count,
         threads=config.data.threads,
     ) as batches:
         judgements, compilations = evaluate_protocol(

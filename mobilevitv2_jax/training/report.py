@@ -155,12 +155,14 @@ def finished(
     evaluate = f"python eval.py --workdir {shlex.quote(str(directory))}"
     if config.task == "segmentation":
         evaluate += " (as published; --squashed as above)"
+    best = "none has been evaluated" if best_step is None else f"best: step {best_step}"
+    events = ", TensorBoard events beside it" if config.log.tensorboard else ""
     # A segmentation has no matrix of classes.
     pictures = (directory / "predictions.png", directory / "confusion.png")
     rows = {
-        "checkpoints": f"{directory / 'checkpoints'} (best: step {best_step})",
+        "checkpoints": f"{directory / 'checkpoints'} ({best})",
         "pictures": ", ".join(str(path) for path in pictures if path.exists()),
-        "metrics": f"{directory / 'metrics.jsonl'}, TensorBoard events beside it",
+        "metrics": f"{directory / 'metrics.jsonl'}{events}",
         "evaluate": evaluate,
         "predict": f"mobilevitv2 predict IMAGE --pretrained {shlex.quote(str(directory))}",
         "train longer": shlex.join(words + [f"{name}={value}" for name, value in options.items()]),

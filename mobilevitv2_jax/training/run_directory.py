@@ -12,6 +12,8 @@ from mobilevitv2_jax.config import allowed_changes, differences, from_json, to_j
 from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.files import write_whole
 
+_FINISHED = "finished.json"
+
 
 def read_config(directory: epath.PathLike) -> ml_collections.ConfigDict:
     """Returns the config of the run in `directory`.
@@ -109,6 +111,20 @@ def write_results(directory: epath.PathLike, step: int, metrics: Mapping[str, fl
 def read_results(directory: epath.PathLike, step: int) -> dict[str, float] | None:
     """Returns the metrics of an evaluated step, or None."""
     return _read_all_results(epath.Path(directory) / "eval.json").get(str(step))
+
+
+def mark_finished(directory: epath.PathLike, step: int) -> None:
+    """Notes that a run has left all that it promises at its last step."""
+    write_whole(epath.Path(directory) / _FINISHED, json.dumps({"step": step}) + "\n")
+
+
+def is_finished(directory: epath.PathLike, step: int) -> bool:
+    """Returns whether a run whose last step this is has left all that it promises.
+
+    Results of the step do not tell: `eval.py` writes them, too, before the run has ended.
+    """
+    path = epath.Path(directory) / _FINISHED
+    return path.exists() and json.loads(path.read_text())["step"] == step
 
 
 def _read_all_results(path: epath.Path) -> dict[str, dict[str, float]]:

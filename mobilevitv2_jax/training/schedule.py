@@ -60,7 +60,8 @@ class Schedule:
         )
         if self.per_epoch:
             epochs = math.ceil(self.steps / self.steps_per_epoch)
-            progress = jnp.floor(position / self.steps_per_epoch) / epochs
+            # In integers: XLA makes of a division by a constant a product, a little too small.
+            progress = (jnp.asarray(step, jnp.int32) // self.steps_per_epoch) / epochs
         else:
             progress = position / self.steps
         cosine = self.end + 0.5 * (self.peak - self.end) * (1 + jnp.cos(jnp.pi * progress))

@@ -30,6 +30,7 @@ _STEP_DIGITS = 8
 """Width of the step in directory names. Another width would find no steps and start anew."""
 
 _MANIFEST = "checksums.json"
+_UNFINISHED = "it is still being written, or was cut off"
 """In the directory of a step: size and SHA-256 of every other file there."""
 
 _COMMITTED = "commit_success.txt"
@@ -89,7 +90,7 @@ class Checkpoints:
         self.directory = absolute(directory)  # orbax takes no others
         self._damaged: dict[int, str] = {}
         if read_only or jax.process_index() == 0:
-            self._damaged = self._examine(tell)
+            self._damaged = self._examine(tell, read_only)
         if not read_only:
             # Before orbax reads the directory, for it stumbles over a damaged file.
             for step in list(self._damaged):
@@ -120,6 +121,8 @@ class Checkpoints:
                 enable_async_checkpointing=True,
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
+                # Else it reads the metrics of all steps, and stumbles over those of a damaged one.
+                lightweight_initialize=read_only,
             ),
         )
         # Whether to stop is asked by the training loop, which counts more than steps; that orbax
@@ -166,11 +169,13 @@ class Checkpoints:
             return f"its {_MANIFEST} cannot be read"
         for name, (size, digest) in expected.items():
             path = directory / name
-            if not path.exists():
+            try:
+                found = path.stat().length, _sha256(path)
+            except FileNotFoundError:
                 return f"{name} is missing"
-            if path.stat().length != size:
-                return f"{name} has {path.stat().length} bytes, and should have {size}"
-            if _sha256(path) != digest:
+            if found[0] != size:
+                return f"{name} has {found[0]} bytes, and should have {size}"
+            if found[1] != digest:
                 return f"{name} has another checksum than when it was written"
         return None
 
@@ -200,6 +205,26 @@ class Checkpoints:
             raise CheckpointError(f"the checkpoint of step {step} was not saved")
         self._writing = threading.Thread(target=self._complete, args=(step,), name="checkpoint")
         self._writing.start()
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Gives a step that was saved without metrics those that were found later.
+
+        Every process calls it.
+        """
+        self._wait()
+        if jax.process_index() == 0:
+            # Where orbax has them, and reads them from, whatever is said of the step elsewhere.
+            place = self._step_directory(step) / "metrics"
+            place.mkdir(exist_ok=True)
+            write_whole(place / "metrics", json.dumps(dict(metrics)))
+            self._write_manifest(step)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("metrics have been added")
+        self._manager.reload()
+
+    def has_metrics(self, step: int) -> bool:
+        """Returns whether a step has been evaluated."""
+        return bool(self._manager.metrics(step))
 
     def restore(self, step: int, abstract: State) -> tuple[State, dict[str, Any]]:
         """Reads the state of a step, and its metadata.
@@ -280,17 +305,26 @@ class Checkpoints:
                 f"{self.directory} has no step {step}; it has {self.steps() or 'none'}"
             )
 
-    def _examine(self, tell: Callable[[str], None]) -> dict[int, str]:
-        """Returns what is wrong with each damaged step."""
+    def _examine(self, tell: Callable[[str], None], read_only: bool) -> dict[int, str]:
+        """Returns what is wrong with each damaged step, and why others are not to be used."""
         paths = [path for path in self._paths() if _is_step(path) and not _is_cut_off(path)]
         steps = sorted(int(path.name) for path in paths)
         found = {step: damage for step in steps if (damage := self.damage(step))}
+        damaged = []
         for step, damage in found.items():
+            place = self._step_directory(step)
+            # A training that goes on beside a reader removes old steps, and completes the last.
+            if read_only and not place.exists():
+                continue
+            if read_only and step == steps[-1] and not (place / _MANIFEST).exists():
+                tell(f"step {step} of {self.directory} is not used: {_UNFINISHED}")
+                continue
+            damaged.append(step)
             tell(f"DAMAGED CHECKPOINT: step {step} of {self.directory} is not used: {damage}")
         # Two are kept at least, so that one alone is a run's first. Without a manifest, there has
         # never been a whole one: starting anew loses nothing.
         first = len(steps) == 1 and not (self._step_directory(steps[0]) / _MANIFEST).exists()
-        if found and len(found) == len(steps) and not first:
+        if damaged and damaged == steps and not first:
             raise CheckpointError(
                 f"every checkpoint of {self.directory} is damaged (step {steps[-1]}: "
                 f"{found[steps[-1]]}): bring back a copy, or choose another workdir"
@@ -303,14 +337,18 @@ class Checkpoints:
             # Orbax reports an error of the writing here, and only once.
             self._manager.wait_until_finished()
             if jax.process_index() == 0:
-                directory = self._step_directory(step)
-                manifest = {
-                    name: {"size": path.stat().length, "sha256": _sha256(path)}
-                    for name, path in files_below(directory)
-                }
-                write_whole(directory / _MANIFEST, json.dumps(manifest, indent=1) + "\n")
+                self._write_manifest(step)
         except Exception as error:
             self._failure, self._has_failed = error, True
+
+    def _write_manifest(self, step: int) -> None:
+        directory = self._step_directory(step)
+        manifest = {
+            name: {"size": path.stat().length, "sha256": _sha256(path)}
+            for name, path in files_below(directory)
+            if name != _MANIFEST
+        }
+        write_whole(directory / _MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
     def _wait(self) -> None:
         if self._writing is not None:

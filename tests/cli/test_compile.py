@@ -11,8 +11,10 @@ import jax
 import pytest
 from tiny import VALUES, tiny_config, use_small_model
 
+import mobilevitv2_jax as mv
 from mobilevitv2_jax.cli.main import main
 from mobilevitv2_jax.config import ConfigError
+from mobilevitv2_jax.models.initializers import Blank
 from mobilevitv2_jax.training import pod
 from mobilevitv2_jax.training.hlo import collectives, kernel_traffic
 from mobilevitv2_jax.training.mesh import peak_tflops
@@ -153,6 +155,21 @@ def test_bounds_are_the_amounts_over_the_peaks():
     in_parts = pod.render(dataclasses.replace(REPORT, parts=2), CHIPS["v5e"], 200e12)
     assert "one of 2 parts, with the update, takes at least" in in_parts
     assert "images/s" not in in_parts
+
+
+def test_the_step_is_that_of_the_weights_that_a_run_would_begin_with(capsys, monkeypatch, tmp_path):
+    config = mv.MobileViTV2Config(width_multiplier=0.75, odd_size_rule="drop", num_labels=3)
+    model = mv.MobileViTV2ForImageClassification(config, rngs=Blank())
+    model.save_pretrained(tmp_path)
+    found = []
+    monkeypatch.setattr(pod, "compile_step", lambda *given: found.append(given) or (None, "done"))
+    argv = ["compile", "--topology=v5e:2x2", f"--config.init.pretrained={tmp_path}"]
+    with pytest.raises(SystemExit):
+        main([*argv, "--config=configs/imagenet.py", "--config.data.source=synthetic"])
+    out, err = capsys.readouterr()
+    assert out == "done" and "model.width_multiplier = 0.75, as" in err
+    ((config, _),) = found
+    assert (config.model.width_multiplier, config.model.odd_size_rule) == (0.75, "drop")
 
 
 @pytest.mark.slow

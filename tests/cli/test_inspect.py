@@ -48,7 +48,14 @@ def test_a_config_is_told_by_sections(nothing_is_compiled, capsys, tmp_path, mon
     for name in ("dilation", "odd sizes", "initialization", "depthwise", "batch norm"):
         assert f"\n{name} " in sections["rules"]
     assert "auto: shifts on cpu" in sections["rules"]
+    assert "statistics over 16 images" in sections["rules"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_parts_of_a_batch_are_normalised_by_themselves(nothing_is_compiled, capsys, tmp_path):
+    config = tiny_config({"optimizer.accumulation_steps": 4})
+    (tmp_path / "config.json").write_text(to_json(config))
+    assert "statistics over 4 images" in inspect(capsys, "--workdir", str(tmp_path))
 
 
 def test_a_run_is_told_by_the_config_it_was_made_with(nothing_is_compiled, capsys, tmp_path):

@@ -14,6 +14,7 @@ from tiny import VALUES, tiny_flags, use_small_model
 from mobilevitv2_jax import config as configs
 from mobilevitv2_jax.cli.main import main
 from mobilevitv2_jax.errors import UserError
+from mobilevitv2_jax.training.run_directory import mark_finished
 from mobilevitv2_jax.training.sweep import conduct, examination, local
 
 NAMES = [f"seed={seed},width={width}" for seed in (0, 1) for width in (0.25, 0.5, 1.0)]
@@ -115,7 +116,7 @@ def test_points_are_trained_compared_and_only_what_is_left_is_trained_again(swee
         with Image.open(directory / name) as picture:
             assert picture.format == "PNG"
 
-    (directory / "runs" / NAMES[3] / "eval.json").unlink()
+    (directory / "runs" / NAMES[3] / "finished.json").unlink()
     status, out, _ = sweep()
     assert status == 0
     assert (directory / "trained").read_text().split() == [*NAMES, NAMES[3]]
@@ -148,7 +149,10 @@ def test_commands_are_printed_one_for_each_point_that_is_left(sweep, tmp_path):
     assert not (tmp_path / "sweep").exists()
     place = tmp_path / "sweep" / "runs" / NAMES[0]
     place.mkdir(parents=True)
+    # Evaluated by hand before it has left its results, a point is left to train.
     (place / "eval.json").write_text(f'{{"{STEPS}": {{"eval_ema/top1": 1.0}}}}')
+    assert sweep("--executor=commands")[1].splitlines() == lines
+    mark_finished(place, STEPS)
     assert sweep("--executor=commands")[1].splitlines() == lines[1:]
 
 

@@ -69,7 +69,9 @@ def batches_of(source, plan, **options):
 def test_the_loader_delivers_the_plan_the_same_for_any_number_of_processes():
     scenes = load_source("digit_scenes", "test")
     source = [scenes[index] for index in range(9)]
-    sizes, problems = survey(source)
+    seen = []
+    sizes, problems = survey(source, over=lambda items: (seen.append(x) or x for x in items))
+    assert len(seen) == 9  # it goes on, as a watchdog wants to see
     assert problems == [] and tuple(sizes[3]) == source[3]["label"].shape
     plan = make_plan(Protocol(64, 16, "bilinear", (1.0, 0.5)), sizes, 4)
     alone = batches_of(source, plan)

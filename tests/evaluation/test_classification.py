@@ -135,3 +135,14 @@ def test_no_more_batches_are_read_than_the_limit_needs():
 
     predict(table_step, *right_for({0}), counted(), jax.device_put, 5)
     assert len(read) == 2
+
+
+def test_more_pixels_than_int32_counts_are_counted():
+    def step(parameters, statistics, batch):
+        of_a_batch = {"loss": jnp.float32(2.0**30), "count": jnp.int32(2**30)}
+        return {**of_a_batch, "confusion": jnp.full((2, 2), 2**28, jnp.int32)}, None
+
+    batch = {"image": 0, "label": 0, "mask": 0, "corrupt": np.zeros(1)}
+    metrics, _ = evaluate(step, {"eval": ({}, {})}, [batch] * 5, lambda arrays: arrays)
+    expected = {"eval/loss": 1.0, "eval/miou": 1 / 3, "eval/pixel_accuracy": 0.5}
+    assert metrics == pytest.approx(expected, rel=1e-12)

@@ -240,3 +240,12 @@ def test_in_training_the_head_drops_elements_and_then_whole_channels():
     assert not (dropped == dropped[:, :1, :1]).all()
     head.eval()
     assert (head.channel_dropout(x) == x).all() and (head.element_dropout(x) == x).all()
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_resizing_in_float32_is_not_left_to_the_default_of_a_device(align_corners):
+    def resized(x):
+        return adaptive_average_pool(resize_bilinear(x, (7, 9), align_corners=align_corners), 3)
+
+    text = str(jax.make_jaxpr(resized)(jnp.zeros((1, 4, 5, 2))))
+    assert text.count("dot_general") == text.count("HIGHEST") // 2 == 4

@@ -9,7 +9,7 @@ from tiny import VALUES, tiny_config
 
 import mobilevitv2_jax as mv
 from mobilevitv2_jax.cli.main import main
-from mobilevitv2_jax.config import to_json
+from mobilevitv2_jax.config import override, to_json
 from mobilevitv2_jax.data.augment import evaluation_transform
 from mobilevitv2_jax.data.digits import load
 from mobilevitv2_jax.errors import ConfigError
@@ -17,6 +17,7 @@ from mobilevitv2_jax.models.initializers import Blank
 from mobilevitv2_jax.models.pixels import Pixels
 from mobilevitv2_jax.training.experiment import Experiment, prepare
 from mobilevitv2_jax.training.initialization import processor, resolve
+from mobilevitv2_jax.training.run_directory import open_run
 from mobilevitv2_jax.weights import images, pretrained
 
 SHAPE = {
@@ -82,6 +83,32 @@ def test_a_run_that_goes_on_has_its_rules_without_the_weights(source, tmp_path):
             resolve(config, tmp_path / "new")
     finally:
         moved.rename(source)
+
+
+def test_options_that_may_change_may_when_a_run_that_began_with_weights_goes_on(source, tmp_path):
+    def asked(**values):
+        config = tiny_config(FREE).copy_and_resolve_references()
+        override(config, {"init.pretrained": str(source), "data.channel_order": "rgb", **values})
+        return config
+
+    begun = asked(**{"schedule.stop_at": "2 steps"})
+    open_run(resolve(begun), tmp_path)
+    moved = source.rename(source.with_name("elsewhere"))
+    try:
+        for values in ({}, {"log.every": "1 steps"}, {"checkpoint.allow_changes": "seed"}):
+            found = resolve(asked(**values), tmp_path)
+            assert found.data.channel_order == "rgb" and found.model.odd_size_rule == "drop"
+            open_run(found, tmp_path)
+        with pytest.raises(ConfigError, match="another config: eval.resize: 72 -> 80"):
+            open_run(resolve(asked(**{"eval.resize": 80, "eval.crop": 64}), tmp_path), tmp_path)
+    finally:
+        moved.rename(source)
+
+
+def test_a_key_to_keep_that_is_none_is_refused(source):
+    changes = {"init.pretrained": str(source), "init.keep": "eval.resise"}
+    with pytest.raises(ConfigError, match=r"keep names 'eval.resise'.*'eval.resize'"):
+        resolve(tiny_config({**FREE, **changes}))
 
 
 def test_a_model_of_another_shape_is_refused_by_the_key(source):

@@ -113,6 +113,14 @@ def assert_the_same_run(directory, straight, config):
     assert [path for path in expected if expected[path] != found[path]] == []
     assert values(directory) == values(straight)
     assert read_results(directory, 7) == read_results(straight, 7)
+    assert best_step(directory) == best_step(straight)
+
+
+def best_step(directory):
+    """Returns which checkpoint of a run is the best."""
+    metric = tiny_config().checkpoint.best_metric
+    with Checkpoints(directory / "checkpoints", best_metric=metric, read_only=True) as checkpoints:
+        return checkpoints.best_step()
 
 
 def leaves(directory, step, config):
@@ -334,10 +342,13 @@ def save_only(step):
 
 
 @pytest.mark.slow
-def test_a_run_that_died_before_its_results_only_evaluates_again(straight, tmp_path):
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_a_run_that_died_before_its_results_only_evaluates_again(straight, tmp_path, evaluated):
     directory = pathlib.Path(shutil.copytree(straight, tmp_path / "run"))
-    (directory / "eval.json").unlink()
+    if not evaluated:  # by eval.py, after it died
+        (directory / "eval.json").unlink()
     (directory / "predictions.png").unlink()
+    (directory / "finished.json").unlink()
     assert loop.train(tiny_config(SMALL), directory, "") == 0
     assert read_results(directory, 7) == read_results(straight, 7)
     assert values(directory) == values(straight)

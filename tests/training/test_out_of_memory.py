@@ -12,7 +12,7 @@ from tiny import tiny_config, use_small_model
 
 from mobilevitv2_jax.cli.main import main
 from mobilevitv2_jax.errors import DeviceMemoryError
-from mobilevitv2_jax.training import loop
+from mobilevitv2_jax.training import experiment, loop
 from mobilevitv2_jax.training.experiment import prepare
 from mobilevitv2_jax.training.memory import estimate, format_bytes
 from mobilevitv2_jax.training.out_of_memory import OutOfMemory
@@ -92,6 +92,14 @@ def test_the_fewest_parts_that_fit_are_named(small_model):
     left = format_bytes(fixed + found.activations[0] / 8)
     assert f"config.optimizer.accumulation_steps=8 needs about {left}, which should fit" in text
     assert "config.data.batch_size=2 needs as little" in text
+
+
+def test_the_advice_asks_no_other_process(small_model, monkeypatch):
+    """The others wait for a step of this one's, and would never answer."""
+    made = prepare(tiny_config())
+    monkeypatch.setattr(experiment, "all_processes", fail("asked the others"))
+    with pytest.raises(DeviceMemoryError, match="rematerialize=True keeps"), OutOfMemory(made):
+        fail(ON_A_STEP)()
 
 
 def test_nothing_is_promised_where_not_even_the_state_fits(small_model):

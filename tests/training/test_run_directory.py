@@ -10,6 +10,8 @@ from tiny import tiny_config
 
 from mobilevitv2_jax.config import ConfigError, flatten
 from mobilevitv2_jax.training.run_directory import (
+    is_finished,
+    mark_finished,
     open_run,
     read_config,
     read_results,
@@ -151,6 +153,13 @@ def test_results_come_back_with_every_digit_and_beside_those_of_other_steps(tmp_
 def test_a_result_that_is_not_a_number_survives(tmp_path):
     write_results(tmp_path, 10, {"eval/loss": math.nan})
     assert math.isnan(float(read_results(tmp_path, 10)["eval/loss"]))
+
+
+def test_a_run_is_finished_at_the_step_that_it_was_finished_at(tmp_path):
+    write_results(tmp_path, 10, {"eval/top1": 0.5})
+    assert not is_finished(tmp_path, 10)
+    mark_finished(tmp_path, 10)
+    assert is_finished(tmp_path, 10) and not is_finished(tmp_path, 20)
 
 
 def test_no_results_are_none(tmp_path):

@@ -71,6 +71,16 @@ def test_every_step_of_imagenet_has_the_rate_of_its_epoch_when_compiled():
     )
 
 
+@pytest.mark.parametrize("steps_per_epoch", [83, 41, 331])
+def test_an_epoch_begins_on_its_first_step_when_compiled(steps_per_epoch):
+    """A product with the rounded inverse of 83 puts 16 of 50 beginnings a step late."""
+    steps = 50 * steps_per_epoch
+    schedule = plain(steps=steps, steps_per_epoch=steps_per_epoch, warmup_steps=0, per_epoch=True)
+    rates = np.asarray(jax.jit(schedule)(np.arange(steps))).reshape(50, steps_per_epoch)
+    np.testing.assert_array_equal(rates, rates[:, :1].repeat(steps_per_epoch, 1))
+    assert (np.diff(rates[:, 0]) < 0).all()
+
+
 def test_the_warm_up_is_linear_and_leads_to_the_peak():
     schedule = plain()
     rates = [float(schedule(step)) for step in range(10)]

@@ -70,7 +70,8 @@ def trained(kit):
     with pytest.MonkeyPatch.context() as patch:
         use_small_model(patch)
         workdir = kit / "run"
-        assert run("train", *flags(kit), "--workdir", workdir) == 0
+        # As many loaders as the cores allow, on few cores none: the protocol does so, too.
+        assert run("train", *flags(kit), "--config.data.workers=-1", "--workdir", workdir) == 0
         assert run("eval", "--workdir", workdir, "--save-pictures") == 0
     return workdir
 

@@ -136,6 +136,20 @@ def test_a_checkpoint_without_metrics_is_kept_as_the_latest_but_never_as_the_bes
         assert checkpoints.best_step() == 1
 
 
+def test_metrics_that_are_found_later_count_and_are_checked(tmp_path):
+    save_all(tmp_path / "c", [0.1, None])
+    with Checkpoints(tmp_path / "c", best_metric="top1") as checkpoints:
+        assert checkpoints.best_step() == 1 and not checkpoints.has_metrics(2)
+        checkpoints.add_metrics(2, {"top1": 0.9})
+        assert checkpoints.best_step() == 2 and checkpoints.has_metrics(2)
+    # Kept as the best, by those that come after it.
+    assert save_all(tmp_path / "c", [0.2, 0.3, 0.4]) == [2, 4, 5]
+    assert bits(restore(tmp_path / "c", 2)[0]) == bits(make_state(2))
+    truncate(tmp_path / "c" / "00000002" / "metrics" / "metrics")
+    with Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        assert checkpoints.steps() == [4, 5]
+
+
 def test_a_metric_that_is_not_a_number_is_never_the_best(tmp_path):
     nan = float("nan")
     assert save_all(tmp_path / "c", [0.1, nan, 0.3, nan, nan, nan]) == [3, 5, 6]
@@ -189,6 +203,29 @@ def test_a_process_that_dies_while_its_first_checkpoint_gets_its_manifest_may_st
         assert checkpoints.steps() == []
     assert "DAMAGED CHECKPOINT: step 2" in told[0] and "checksums.json" in told[0]
     assert (tmp_path / "damaged" / "00000002").is_dir()
+
+
+def test_a_reader_takes_the_last_step_of_a_training_for_unfinished_and_not_for_damaged(directory):
+    remove(directory / "00000002" / "checksums.json")
+    told = []
+    with Checkpoints(directory, read_only=True, tell=told.append) as checkpoints:
+        assert checkpoints.steps() == [1]
+    assert len(told) == 1 and "step 2 of" in told[0] and "still being written" in told[0]
+
+
+def test_a_reader_says_nothing_of_a_step_that_the_training_has_removed(directory, monkeypatch):
+    damage = Checkpoints.damage
+
+    def damage_of(self, step):
+        if step == 1:
+            shutil.rmtree(directory / "00000001")
+        return damage(self, step)
+
+    monkeypatch.setattr(Checkpoints, "damage", damage_of)
+    told = []
+    with Checkpoints(directory, read_only=True, tell=told.append) as checkpoints:
+        assert checkpoints.steps() == [2]
+    assert told == []
 
 
 def test_a_first_checkpoint_that_was_whole_once_is_not_started_anew_over(directory):
@@ -346,7 +383,7 @@ def test_a_first_save_that_was_cut_off_on_an_object_store_is_started_anew_over(b
         assert checkpoints.steps() == []
 
 
-@pytest.mark.parametrize("part", ["state/", "metrics/", "metadata/"])
+@pytest.mark.parametrize("part", ["/state/d/", "/metrics/metrics", "/metadata/metadata"])
 @pytest.mark.parametrize("damage", [flip_a_bit, truncate])
 def test_reading_only_passes_over_a_damaged_step_and_leaves_it_where_it_is(directory, part, damage):
     files = sorted(path for path in (directory / "00000002").rglob("*") if path.is_file())

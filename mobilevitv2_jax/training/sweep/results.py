@@ -18,6 +18,7 @@ from rich.table import Table
 
 from mobilevitv2_jax.config import flatten, to_json
 from mobilevitv2_jax.files import write_whole
+from mobilevitv2_jax.training import run_directory
 from mobilevitv2_jax.training.run_directory import read_config, read_results
 from mobilevitv2_jax.training.sweep.points import Run
 
@@ -78,7 +79,7 @@ class Group:
 
 def is_finished(run: Run, steps: int) -> bool:
     """Returns whether a point has been trained to its end, with its results."""
-    return read_results(run.directory, steps) is not None
+    return run_directory.is_finished(run.directory, steps)
 
 
 def model_key(run: Run) -> str:
@@ -108,8 +109,8 @@ def collect(
     """
     found: dict[str, list[Result]] = {run.group: [] for run in runs}
     for run in runs:
-        metrics = read_results(run.directory, steps[run.name])
-        if metrics is not None:
+        if is_finished(run, steps[run.name]):
+            metrics = read_results(run.directory, steps[run.name]) or {}
             cost = costs.get(model_key(run), {})
             found[run.group].append(Result(run, steps[run.name], metrics, cost))
     wanted = [run.group for run in runs]

@@ -12,7 +12,7 @@ from sweep_points import STEPS, make_run
 from tiny import tiny_config
 
 from mobilevitv2_jax.config import to_json
-from mobilevitv2_jax.training.run_directory import write_results
+from mobilevitv2_jax.training.run_directory import mark_finished, write_results
 from mobilevitv2_jax.training.sweep import plots, results
 
 METRIC = "eval_ema/top1"
@@ -23,6 +23,7 @@ def finish(run, ema, raw):
     run.directory.mkdir(parents=True)
     (run.directory / "config.json").write_text(to_json(run.config))
     write_results(run.directory, STEPS, {"eval/top1": raw, METRIC: ema, "eval/loss": 1.0})
+    mark_finished(run.directory, STEPS)
     lines = [
         {"step": 3, "train/loss": 2.0},
         {"step": 3, METRIC: ema / 2},
