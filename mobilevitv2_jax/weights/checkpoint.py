@@ -129,7 +129,10 @@ class Checkpoints:
         # asks too, with a count of its own, would have processes agree on a moment that is past.
         self._manager.reached_preemption = lambda step: False
         if not self.steps():
-            strangers = [path.name for path in self._paths() if _is_foreign(path)]
+            known = {self._step_directory(step).name for step in self._damaged}
+            strangers = [
+                path.name for path in self._paths() if _is_foreign(path) and path.name not in known
+            ]
             if strangers:
                 raise CheckpointError(
                     f"{self.directory} holds {', '.join(sorted(strangers)[:3])} but no checkpoint "

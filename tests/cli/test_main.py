@@ -221,9 +221,10 @@ def test_eval_hands_over_the_config_of_the_run(capsys, calls, tmp_path, options,
     [
         ("--scales=1,none", "--scales must be positive numbers with commas, such as 0.75,1,1.25"),
         ("--scales=0", "got '0'"),
+        ("--max-shapes=0", "--max-shapes must be at least 1, got 0"),
     ],
 )
-def test_eval_refuses_scales_that_are_none(capsys, calls, tmp_path, option, message):
+def test_eval_refuses_what_is_out_of_range(capsys, calls, tmp_path, option, message):
     config = configs.load("configs/digits_segmentation.py")
     (tmp_path / "config.json").write_text(configs.to_json(config))
     status, _, error = run(capsys, "eval", "--workdir", str(tmp_path), option)

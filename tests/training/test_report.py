@@ -33,3 +33,10 @@ def test_the_command_to_train_longer_says_everything_once(tmp_path, command, lon
     said = report.finished(directory, tiny_config(), 6, 6, command)
     assert said.splitlines()[-1] == f"  train longer  {longer.format(directory=directory)}"
     assert f"python eval.py --workdir '{directory}'" in said
+
+
+def test_a_run_says_only_what_it_has(tmp_path):
+    config = tiny_config({"log.tensorboard": False})
+    run_directory.write_results(tmp_path, 6, {"eval/top1": 0.5, "eval_ema/top1": 0.75})
+    said = report.finished(epath.Path(tmp_path), config, 6, None, "python train.py")
+    assert "(none has been evaluated)" in said and "TensorBoard" not in said
