@@ -9,7 +9,7 @@ set -euo pipefail
 : "${NAME:?the name of the TPU VM}" "${ZONE:?its zone}"
 directory=${DIRECTORY:-mobilevitv2-jax}  # the checkout on the hosts, below the home directory
 
-arguments=$(printf ' %q' "$@")
+arguments=${*:+$(printf ' %q' "$@")}
 run="cd $directory && python3 -u train.py --distributed$arguments"
 
 while true; do

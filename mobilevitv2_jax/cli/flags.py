@@ -27,6 +27,17 @@ _KINDS = {
 }
 
 
+class _Flag(flags.Flag):
+    """A flag that adds to a list each time it is given."""
+
+    def parse(self, argument: Any) -> None:
+        """Takes one more value."""
+        before = self.value if self.present and isinstance(argument, str) else None
+        super().parse(argument)
+        if before and isinstance(self.value, list):
+            self.value = [*before, *self.value]
+
+
 class _Parser(flags.ArgumentParser):
     """Reads a value of the kind that the schema gives to a key."""
 
@@ -89,7 +100,7 @@ def define(
         example: a value; required for a tuple, whose length and item type it gives.
         optional: whether the word None is a value.
     """
-    flag = flags.Flag(
+    flag = _Flag(
         _Parser(kind, example, optional), None, name, None, description, boolean=kind is bool
     )
     flags.DEFINE_flag(flag, values)
@@ -114,7 +125,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str], positional: Sequence[st
             missing value; or an argument that is no flag.
     """
     try:
-        rest = values(["", *_with_underscores(argv)])[1:]
+        rest = values(["", *_with_underscores(argv, values)])[1:]
         for name in positional:
             several = values[name].flag_type() == _KINDS[list]
             if rest and several:  # also behind the option, which has taken the first word
@@ -125,7 +136,7 @@ def parse(values: flags.FlagValues, argv: Sequence[str], positional: Sequence[st
                 rest = rest[1:]
     except flags.UnrecognizedFlagError as error:
         raise ConfigError(_unknown(error.flagname, values)) from None
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # a ValueError for --noname=value
         raise ConfigError(str(error)) from None
     if rest:
         raise ConfigError(
@@ -138,13 +149,14 @@ def parse(values: flags.FlagValues, argv: Sequence[str], positional: Sequence[st
         flags.FLAGS.mark_as_parsed()
 
 
-def _with_underscores(argv: Iterable[str]) -> list[str]:
-    """Writes `--dry-run` as `--dry_run`; keys and values stay as they are."""
+def _with_underscores(argv: Iterable[str], values: flags.FlagValues) -> list[str]:
+    """Writes `--dry-run` as `--dry_run`; keys, and values that begin so, stay as they are."""
     out = []
     for argument in argv:
         name, equals, value = argument.partition("=")
-        if name.startswith("--") and "." not in name:
-            name = "--" + name[2:].replace("-", "_")
+        known = name[2:].replace("-", "_")
+        if name.startswith("--") and (known in values or known.removeprefix("no") in values):
+            name = "--" + known
         out.append(name + equals + value)
     return out
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mobilevitv2_jax.cli import flags, help
@@ -166,9 +167,9 @@ def _draw(predictor: Predictor, prediction: Prediction, start: str) -> dict[str,
 
 def _table(path: str, prediction: Prediction) -> str:
     """Returns what was found in a picture as a table."""
-    table = Table(path, "probability" if prediction.classes is None else "share of pixels")
+    table = Table(escape(path), "probability" if prediction.classes is None else "share of pixels")
     for found in prediction.found:
-        table.add_row(found.label, f"{found.share:.2%}")
+        table.add_row(escape(found.label), f"{found.share:.2%}")
     buffer = io.StringIO()
     Console(file=buffer, width=100).print(table)
     return buffer.getvalue()

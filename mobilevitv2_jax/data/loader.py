@@ -13,6 +13,7 @@ import functools
 import math
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -258,6 +259,16 @@ def _settle_in_worker() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
+def _ignore_signals(index: int, count: int) -> None:
+    """Lets a worker live until its training ends it.
+
+    Ctrl-C of a terminal, and launchers, signal all processes of a group, and a training that is
+    to stop still takes batches up to the step at which all of its processes do.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _end_with_parent() -> None:
     """Ends a worker whose training was killed: it would wait for ever for room in its queue."""
     parent = multiprocessing.parent_process()
@@ -301,6 +312,7 @@ def _iterate(dataset: grain.MapDataset, workers: int, threads: int) -> Batches:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain reads a flag, also where no absl app runs
         iterable = iterable.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
+            worker_init_fn=_ignore_signals,
         )
     return Batches(iter(iterable))

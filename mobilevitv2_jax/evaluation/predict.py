@@ -97,7 +97,7 @@ class Predictor:
         config = model.config
         if type(model) not in tasks or not config.num_labels:
             raise WeightsError("these weights have no head, so they name no classes")
-        if config.problem_type == "regression":
+        if type(model) is MobileViTV2ForImageClassification and config.is_regression:
             raise WeightsError("this model was trained for regression: it names no classes")
         if config.num_channels != 3:
             raise WeightsError(f"this model takes {config.num_channels} channels, and pictures 3")

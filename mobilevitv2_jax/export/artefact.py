@@ -49,12 +49,14 @@ class Subject:
         processor: all of its results have the size that the model is to see.
         run: the directory of the run that the weights are from; None if they are not of a run.
         where: the file or directory they were read from.
+        weights: of a run, which: `checkpoint` and `average` of `read`.
     """
 
     model: Any
     processor: MobileViTImageProcessor
     run: str | None
     where: str
+    weights: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def task(self) -> str:
@@ -95,8 +97,10 @@ def read(
     if stored.assumed_images:
         notes.append(stored.assumed_images)
     rules = fixed_rules(processor, options.size, task_of(found.model))
-    run = str(source) if stored.source == "ours" else None
-    return Subject(found.model, rules, run, stored.where), notes
+    if stored.step is None:
+        return Subject(found.model, rules, None, stored.where), notes
+    weights = {"checkpoint": stored.step, "average": average}
+    return Subject(found.model, rules, str(source), stored.where, weights), notes
 
 
 def export(
@@ -214,6 +218,7 @@ def _card(subject: Subject, program: Program, options: Options) -> dict[str, Any
         "exported": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": _versions(options),
         "source": subject.where,
+        "weights": dict(subject.weights),
         "input": {
             "name": program.input,
             "shape": [ANY if side is None else side for side in program.shape],

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mobilevitv2_jax.export import artefact, examples, peers, proof
@@ -78,7 +79,7 @@ def table(
     for row in [*rows, *(_Row(name, "", "") for name in others)]:
         found = [column.get(row.name) for column in columns]
         cells = [f"{x:.2f}" if x else "" for one in found for x in _both(one)]
-        shown.add_row(row.name, row.size, row.accuracy, *cells)
+        shown.add_row(escape(row.name), row.size, row.accuracy, *cells)
     buffer = io.StringIO()
     Console(file=buffer, width=160).print(shown)
     return buffer.getvalue().rstrip()
@@ -97,8 +98,9 @@ def _options(card: Any) -> Options:
 
 
 def _laid_out(path: str, source: str) -> tuple[artefact.Subject, Program, Options]:
-    options = _options(artefact.read_card(path))
-    subject, _ = artefact.read(source, options)
+    card = artefact.read_card(path)
+    options = _options(card)
+    subject, _ = artefact.read(source, options, **card.get("weights", {}))
     program = make_program(subject.model, subject.processor, options, resize_plain)
     return subject, program, options
 
@@ -117,13 +119,13 @@ def _judge(path: str, source: str) -> _Row:
     size = f"{sum(file.stat().st_size for file in artefact.files(place)):,}"
     run = backend(options.to).load(place)
     if run is None:
-        return _Row(place.name, size, "not verified on a device")
+        return _Row(path, size, "not verified on a device")
     pictures, inputs = _inputs(subject, options)
     found = proof.compare(run, program, pictures, inputs)
     if found.accuracy is None:
-        return _Row(place.name, size, f"{found.agreement:.2%} as JAX")
+        return _Row(path, size, f"{found.agreement:.2%} as JAX")
     ours, jaxs = found.accuracy
-    return _Row(place.name, size, f"{found.metric} {ours:.2%} (JAX {jaxs:.2%})")
+    return _Row(path, size, f"{found.metric} {ours:.2%} (JAX {jaxs:.2%})")
 
 
 def latencies(paths: Sequence[str], source: str, rounds: int, threads: int) -> dict[str, Latency]:
@@ -141,15 +143,17 @@ def latencies(paths: Sequence[str], source: str, rounds: int, threads: int) -> d
     others: dict[str, Callable[[], Any]] = {}
     for path in paths:
         subject, program, options = _laid_out(path, source)
-        options = dataclasses.replace(options, examples=options.batch or 1)
-        found, inputs = _inputs(subject, options)
+        count = options.batch or 1
+        found, inputs = _inputs(subject, dataclasses.replace(options, examples=count))
+        inputs = np.resize(inputs, (count, *inputs.shape[1:]))  # of fewer pictures some again
         if not others:
             others["jax.jit"] = _calling(_jitted(program), inputs)
             pixels = examples.scaled(subject.processor, found.pictures)
+            pixels = np.resize(pixels, (count, *pixels.shape[1:]))
             others |= peers.huggingface(subject.model, pixels, threads)
         run = backend(options.to).load(pathlib.Path(path), threads)
         if run is not None:
-            calls[pathlib.Path(path).name] = _calling(run, inputs)
+            calls[path] = _calling(run, inputs)
     return interleaved({**calls, **others}, rounds)
 
 

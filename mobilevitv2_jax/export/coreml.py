@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import export as jax_export
+from PIL import Image
 
 from mobilevitv2_jax.export.interface import Outputs, Run
 from mobilevitv2_jax.export.program import Program, resize_plain
@@ -111,10 +112,14 @@ def load(path: pathlib.Path, threads: int | None = None) -> Run | None:
 
     model = coremltools.models.MLModel(str(path))
     spec = model.get_spec().description
-    name, outputs = spec.input[0].name, json.loads(model.user_defined_metadata["outputs"])
+    outputs, labels = (json.loads(model.user_defined_metadata[x]) for x in ("outputs", "labels"))
+    name, scores = spec.input[0].name, spec.predictedProbabilitiesName
+    takes_picture = spec.input[0].type.WhichOneof("Type") == "imageType"
 
     def run(images: np.ndarray) -> Outputs:
-        found = model.predict({name: images})
+        found = model.predict({name: Image.fromarray(images[0]) if takes_picture else images})
+        if scores:  # a classifier has them by label
+            return (np.array([[found[scores][label] for label in labels]], np.float32),)
         return tuple(np.asarray(found[output]) for output in outputs)
 
     return run

@@ -94,7 +94,8 @@ def held_out(run: str | None, processor: MobileViTImageProcessor, options: Optio
         pictures = _pictures(options.images, fit)
         return Examples(f"{len(pictures)} pictures", np.stack(pictures[: options.examples]), None)
     if run is None:
-        return Examples(_PHOTOGRAPHS, np.stack([fit(x)["image"] for x in _tiles()]), None)
+        tiles = itertools.islice(_tiles(), options.examples)
+        return Examples(_PHOTOGRAPHS, np.stack([fit(x)["image"] for x in tiles]), None)
     config = read_config(run)
     source = open_source(config, config.data.eval_split)
     threads = config.data.threads

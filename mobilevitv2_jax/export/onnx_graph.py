@@ -352,6 +352,7 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "div": _same("Div"),
     "dot_general": _dot,
     "erf": _same("Erf"),
+    "erfc": lambda graph, equation, x: graph.add("Sub", [np.float32(1), graph.add("Erf", [x])]),
     "exp": _same("Exp"),
     "integer_pow": lambda graph, equation, x: graph.add(
         "Pow", [x, np.float32(equation.params["y"])]

@@ -139,6 +139,8 @@ def make_program(
     """
     task = task_of(model)
     output = options.output or OUTPUTS[task][0]
+    if output in ("probabilities", "top_k") and model.config.is_regression:
+        raise ConfigError(f"--output={output} is for classes, and this model gives values")
     if output not in OUTPUTS[task]:
         allowed = ", ".join(OUTPUTS[task])
         raise ConfigError(f"--output must be one of {allowed} for {task}, got {output!r}")
@@ -170,7 +172,7 @@ def make_program(
         options.vjp,
         _multiple(model.config),
     )
-    _check_size(program, options)
+    _check_size(program, options, seen_size(processor))
     return program
 
 
@@ -195,8 +197,13 @@ def seen_size(processor: MobileViTImageProcessor) -> tuple[int, int]:
     return size["height"], size["width"]
 
 
-def _check_size(program: Program, options: Options) -> None:
+def _check_size(program: Program, options: Options, seen: tuple[int, int]) -> None:
     """Traces the program once, which costs little and shows what would fail later."""
+    if options.any_size and any(side % program.multiple for side in seen):
+        raise ConfigError(
+            f"--any-size takes sides in multiples of {program.multiple}, and pictures come in at "
+            f"{seen[0]}x{seen[1]}: give a --size that is one"
+        )
     sides = [side or 2 * program.multiple for side in program.shape[1:]]
     example = jax.ShapeDtypeStruct((program.shape[0] or 2, *sides), program.dtype)
     try:

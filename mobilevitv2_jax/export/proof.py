@@ -68,7 +68,8 @@ def compare(run: Run, reference: Program, examples: Examples, inputs: np.ndarray
     )
     difference = _difference(theirs, ours)
     if reference.shape[1] is None:  # also at a size that the pictures do not have
-        tall = np.concatenate([inputs[:2], inputs[:2, : reference.multiple]], 1)
+        batch = next(_batches(reference, inputs))
+        tall = np.concatenate([batch, batch[:, : reference.multiple]], 1)
         difference = max(difference, _difference(run(tall), tuple(map(np.asarray, jitted(tall)))))
     names = reference.outputs
     found = [_classes(outputs, names) for outputs in (theirs, ours)]

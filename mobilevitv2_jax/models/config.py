@@ -87,7 +87,7 @@ class MobileViTV2Config:
 
     Attributes:
         num_channels: channels of the input image.
-        image_size: input size in pixels that summaries and exports assume; the model takes any.
+        image_size: input size in pixels that summaries assume; the model takes any.
         patch_size: side of the square patches that separable attention runs over, in pixels.
         expand_ratio: hidden width of the inverted residuals over their input width.
         hidden_act: activation of stem, inverted residuals, local convolution and feed-forward
@@ -215,6 +215,10 @@ class MobileViTV2Config:
     def _resolve_labels(self) -> None:
         if self.id2label is not None:
             id2label = {int(index): str(label) for index, label in self.id2label.items()}
+            if sorted(id2label) != list(range(len(id2label))):
+                raise ValueError(
+                    f"id2label must name the classes 0 to {len(id2label) - 1}, got {id2label!r}"
+                )
             if self.num_labels is not None and self.num_labels != len(id2label):
                 raise ValueError(
                     f"num_labels must equal the length of id2label, which is {len(id2label)}, "
@@ -253,6 +257,13 @@ class MobileViTV2Config:
         """Width of the attention layers of stages 3, 4 and 5."""
         return tuple(
             make_divisible(base * self.width_multiplier, 8) for base in self.base_attn_unit_dims
+        )
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the outputs of an image classifier are values, as its loss takes them."""
+        return self.problem_type == "regression" or (
+            self.problem_type is None and self.num_labels == 1
         )
 
     def replace(self, **changes: Any) -> MobileViTV2Config:
@@ -354,7 +365,8 @@ def _require_integer(config: MobileViTV2Config, name: str, minimum: int = 1) -> 
 def _validate(config: MobileViTV2Config) -> None:
     for name in ("num_channels", "image_size", "patch_size", "aspp_out_channels"):
         _require_integer(config, name)
-    if not _is_integer(config.conv_kernel_size) or config.conv_kernel_size % 2 != 1:
+    _require_integer(config, "conv_kernel_size")
+    if config.conv_kernel_size % 2 != 1:
         _fail("conv_kernel_size", "an odd integer", config.conv_kernel_size)
     if not _is_integer(config.semantic_loss_ignore_index):
         _fail("semantic_loss_ignore_index", "an integer", config.semantic_loss_ignore_index)
@@ -407,10 +419,18 @@ def _validate(config: MobileViTV2Config) -> None:
         choices["hidden_act"] = ACTIVATIONS
     for name, allowed in choices.items():
         value = getattr(config, name)
-        if value not in allowed:
-            hint = nearest(value, [item for item in allowed if item]) if value else ""
+        # A type such as jnp.bfloat16 may equal its name, and cannot be written to a file.
+        if not isinstance(value, str | None) or value not in allowed:
+            words = [item for item in allowed if item]
+            hint = nearest(value, words) if isinstance(value, str) else ""
             raise ValueError(
                 f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}{hint}"
             )
     if config.batch_norm_group_size is not None:
         _require_integer(config, "batch_norm_group_size")
+    if config.ffn_multiplier * min(config.attention_channels) < 16:
+        wanted = f"at least {16 / min(config.attention_channels):.3g} for attention of this width"
+        _fail("ffn_multiplier", wanted, config.ffn_multiplier)
+    if config.segmentation_head == "pspnet" and config.stage_channels[-1] < 64:
+        wanted = "deeplabv3 at this width: a pspnet's branches would have no channels"
+        _fail("segmentation_head", wanted, config.segmentation_head)

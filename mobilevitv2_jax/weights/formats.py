@@ -40,6 +40,7 @@ class Stored:
         preprocessor: how images are brought in, in the form of `preprocessor_config.json`.
         assumed: what the source does not say of the model, and was assumed.
         assumed_images: the same of the images.
+        step: of a run, of the checkpoint.
     """
 
     where: str
@@ -49,6 +50,7 @@ class Stored:
     preprocessor: Mapping[str, Any]
     assumed: str = ""
     assumed_images: str = ""
+    step: int | None = None
 
 
 def read(path: epath.PathLike, checkpoint: str | int = "latest", average: bool = True) -> Stored:
@@ -262,9 +264,9 @@ def _read_run(directory: epath.Path, checkpoint: str | int, average: bool) -> St
     arrays = {path: array for part in parts.values() for path, array in part.items()}
     where = f"{directory}, step {step}, {'moving average' if average else 'weights'}"
     if rules:
-        return Stored(where, "ours", arrays, config, rules)
+        return Stored(where, "ours", arrays, config, rules, step=step)
     rules = images.rules(run.eval.resize, run.eval.crop, run.eval.interpolation)
-    return Stored(where, "ours", arrays, config, rules)
+    return Stored(where, "ours", arrays, config, rules, step=step)
 
 
 def _warn(line: str) -> None:

@@ -48,6 +48,7 @@ MISTAKES = [
     ("train --config.log.tensorboard false", "unexpected argument 'false'"),
     ("eval", "--workdir is required"),
     ("eval --workdir x --step 3 --best", "--step and --best exclude each other"),
+    ("eval --workdir x --nobest=true", "does not take an argument"),
     ("eval --workdir x --step=last", "--step=last: must be an integer"),
     ("eval --workdir no/such/run", "it has no config.json"),
     ("inspect --workdir no/such/run", "it has no config.json"),

@@ -93,6 +93,13 @@ def test_files_folders_and_patterns_are_pictures_in_order(folder, fake, capsys):
     assert {path.name for path in folder.iterdir()} == {"photos", "more"}  # nothing was written
 
 
+def test_brackets_in_a_name_are_shown(folder, fake, capsys):
+    Image.fromarray(picture((20, 30))).save(folder / "a [edited].png")
+    with pytest.raises(SystemExit):
+        main(["predict", "--pretrained", "x", "a [edited].png"])
+    assert "a [edited].png" in capsys.readouterr().out
+
+
 def test_json_is_one_list_with_a_record_for_each_picture(folder, fake, capsys):
     status, out, _ = run(capsys, "photos/b.png", "--pretrained=classifier", "--json")
     assert status == 0

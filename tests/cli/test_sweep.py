@@ -3,6 +3,8 @@
 import csv
 import os
 import pathlib
+import signal
+import subprocess
 import sys
 
 import jax
@@ -154,6 +156,23 @@ def test_commands_are_printed_one_for_each_point_that_is_left(sweep, tmp_path):
     assert sweep("--executor=commands")[1].splitlines() == lines
     mark_finished(place, STEPS)
     assert sweep("--executor=commands")[1].splitlines() == lines[1:]
+
+
+INTERRUPTED = """
+import os, signal, threading, time
+from mobilevitv2_jax.training.sweep.examination import in_own_process
+if __name__ == "__main__":
+    threading.Timer(8, os.kill, (os.getpid(), signal.SIGINT)).start()
+    in_own_process(time.sleep, 600)
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_what_is_computed_in_a_process_of_its_own(tmp_path):
+    (tmp_path / "program.py").write_text(INTERRUPTED)
+    command = [sys.executable, str(tmp_path / "program.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGINT and "KeyboardInterrupt" in done.stderr
 
 
 @pytest.mark.slow

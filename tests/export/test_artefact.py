@@ -58,6 +58,7 @@ class Subject:
     run = None
     where = "somewhere"
     task = "classification"
+    weights = {"checkpoint": 7, "average": False}
 
     def __post_init__(self):
         object.__setattr__(self.model, "config", self.model)
@@ -89,6 +90,7 @@ def test_an_artefact_is_written_with_its_card(export, tmp_path):
     card = artefact.read_card(tmp_path / "x.stablehlo")
     assert card["labels"] == ["a", "b"] and card["input"]["shape"] == [1, 8, 8, 3]
     assert card["preprocessor"]["rescale_factor"] == 1 / 255
+    assert card["weights"] == {"checkpoint": 7, "average": False}  # `bench` reads them again
     assert json.loads((tmp_path / "x.stablehlo.json").read_text()) == card
 
 

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from fitted import fitted
 
+import mobilevitv2_jax as mv
 from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.export import artefact, bench, examples, interface, proof
 from mobilevitv2_jax.export.fold import depthwise_layers
 from mobilevitv2_jax.export.interface import Options
-from mobilevitv2_jax.export.program import make_program, resize_plain
+from mobilevitv2_jax.export.program import Program, make_program, resize_plain
+from mobilevitv2_jax.models.config import ACTIVATIONS
+from mobilevitv2_jax.models.layers import activation
 
 pytestmark = pytest.mark.export
 
@@ -111,6 +114,15 @@ for shape in ((1, 64, 64, 3), (2, 96, 64, 3)):
 
 
 @GROUPS["classification"]
+@pytest.mark.parametrize("batch", [1, 4])
+def test_any_size_goes_with_a_fixed_batch(small, tmp_path, batch):
+    options = Options(to="stablehlo", batch=batch, any_size=True, examples=6)
+    artefact.export_subject(small, tmp_path / "x.stablehlo", options)
+    shape = artefact.read_card(tmp_path / "x.stablehlo")["input"]["shape"]
+    assert shape == [batch, "any", "any", 3]
+
+
+@GROUPS["classification"]
 def test_stablehlo_of_any_batch_and_size_runs_without_flax_and_this_package(small, tmp_path):
     options = Options(to="stablehlo", batch=None, any_size=True, vjp=True, examples=8)
     artefact.export_subject(small, tmp_path / "x.stablehlo", options)
@@ -154,6 +166,50 @@ def test_core_ml_takes_an_image_and_names_the_class(small, tmp_path):
 
 
 @GROUPS["classification"]
+def test_core_ml_on_a_mac_is_given_a_picture_and_its_labels_are_put_in_order(monkeypatch):
+    """A stand-in for Core ML's runtime, which takes no arrays for images."""
+    import coremltools
+    from PIL import Image
+
+    class Model:
+        user_defined_metadata = {"outputs": '["probabilities"]', "labels": '["b", "a"]'}
+
+        def __init__(self, path):
+            pass
+
+        def get_spec(self):
+            spec = coremltools.proto.Model_pb2.Model()
+            feature = spec.description.input.add(name="pixels")
+            feature.type.imageType.width = 8
+            spec.description.predictedProbabilitiesName = "classLabel_probs"
+            return spec
+
+        def predict(self, given):
+            assert isinstance(given["pixels"], Image.Image)
+            return {"classLabel": "b", "classLabel_probs": {"a": 0.25, "b": 0.75}}
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(coremltools.models, "MLModel", Model)
+    (found,) = interface.backend("coreml").load("x")(np.zeros((1, 8, 8, 3), np.uint8))
+    np.testing.assert_array_equal(found, [[0.75, 0.25]])
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_every_activation_has_a_form_in_onnx(name):
+    import onnxruntime
+
+    from mobilevitv2_jax.export.onnx_graph import model_of
+
+    act = activation(mv.MobileViTV2Config(hidden_act=name))
+    program = Program(
+        lambda weights, x: (act(x),), {}, "x", (1, 2, 8, 3), "float32", ("y",), (), False, 32
+    )
+    session = onnxruntime.InferenceSession(model_of(program).SerializeToString())
+    x = np.linspace(-4, 4, 48, dtype=np.float32).reshape(1, 2, 8, 3)
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], act(x), rtol=0, atol=1e-6)
+
+
+@GROUPS["classification"]
 def test_labels_and_preprocessing_are_in_the_metadata(small, tmp_path):
     import onnx
 
@@ -185,7 +241,7 @@ def test_bench_tells_size_accuracy_and_latency_of_each_file(small, tmp_path, mon
     for to, name in zip(("onnx", "litert"), names, strict=True):
         artefact.export_subject(small, tmp_path / name, Options(to=to, examples=16))
     paths = [str(tmp_path / name) for name in names]
-    monkeypatch.setattr(artefact, "read", lambda *_: (small, []))
+    monkeypatch.setattr(artefact, "read", lambda *_, **__: (small, []))
     # A process of its own would not know the model, which no directory holds.
     monkeypatch.setattr(bench, "in_own_process", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(bench.os, "sched_setaffinity", lambda *_: None)
@@ -193,6 +249,16 @@ def test_bench_tells_size_accuracy_and_latency_of_each_file(small, tmp_path, mon
     text = bench.table(paths, "weights", rounds=2, tell=told.append)
     assert "x.tflite" in told[1] and told[2].startswith("2 rounds on 1 of")
     rows = {line.split("\u2502")[1].strip(): line for line in text.splitlines() if "\u2502" in line}
-    assert set(rows) == {*names, "jax.jit"}
-    for name in names:
-        assert "top-1" in rows[name] and f"{(tmp_path / name).stat().st_size:,}" in rows[name]
+    assert set(rows) == {*paths, "jax.jit"}
+    for name, path in zip(names, paths, strict=True):
+        assert "top-1" in rows[path] and f"{(tmp_path / name).stat().st_size:,}" in rows[path]
+
+    # Weights that are not of a run are shown tiles of photographs, as many as the artefact takes.
+    stranger = dataclasses.replace(small, run=None)
+    monkeypatch.setattr(artefact, "read", lambda *_, **__: (stranger, []))
+    artefact.export_subject(small, tmp_path / "four.onnx", Options(to="onnx", batch=4, examples=8))
+    assert set(bench.latencies([paths[0], str(tmp_path / "four.onnx")], "weights", 1, 1)) == {
+        paths[0],
+        str(tmp_path / "four.onnx"),
+        "jax.jit",
+    }

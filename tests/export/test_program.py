@@ -11,6 +11,7 @@ from mobilevitv2_jax.errors import ConfigError
 from mobilevitv2_jax.export import program
 from mobilevitv2_jax.export.examples import _Fit, scaled
 from mobilevitv2_jax.export.interface import Options
+from mobilevitv2_jax.models.initializers import Blank
 from mobilevitv2_jax.models.resize import resize_bilinear, resize_in_run
 
 PUBLISHED = mv.MobileViTImageProcessor(size=288, crop_size=256, resample=2)
@@ -65,6 +66,27 @@ def test_maps_are_resized_in_the_run_as_by_constant_matrices(align_corners):
     # Positions in float32, and not in float64.
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(resize_in_run(x, (4, 5), align_corners=align_corners), x)
+
+
+def make(options, **fields):
+    """Returns the program of a small model of random weights."""
+    config = mv.MobileViTV2Config(width_multiplier=0.25, n_attn_blocks=(1, 1, 1), **fields)
+    model = mv.MobileViTV2ForImageClassification(config, rngs=Blank())
+    model.eval()
+    rules = program.fixed_rules(PUBLISHED, options.size, "classification")
+    return program.make_program(model, rules, options, resize_bilinear)
+
+
+@pytest.mark.parametrize("fields", [{"num_labels": 1}, {"problem_type": "regression"}])
+@pytest.mark.parametrize("output", ["probabilities", "top_k"])
+def test_values_are_no_probabilities(fields, output):
+    with pytest.raises(ConfigError, match=f"--output={output} is for classes, and this model"):
+        make(Options(to="stablehlo", output=output), **fields)
+
+
+def test_any_size_wants_pictures_of_such_a_size():
+    with pytest.raises(ConfigError, match="in multiples of 32, and pictures come in at 250x250"):
+        make(Options(to="stablehlo", any_size=True, size=(250, 250)))
 
 
 def test_a_model_without_a_head_is_refused():

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import warnings
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from mobilevitv2_jax.models.config import MobileViTV2Config
@@ -78,6 +80,7 @@ BAD_VALUES = [
     ("patch_size", -1),
     ("aspp_out_channels", "many"),
     ("conv_kernel_size", 4),
+    ("conv_kernel_size", -1),
     ("semantic_loss_ignore_index", None),
     ("output_stride", 4),
     ("width_multiplier", 0),
@@ -85,6 +88,7 @@ BAD_VALUES = [
     ("width_multiplier", float("inf")),
     ("expand_ratio", -1.0),
     ("ffn_multiplier", "2"),
+    ("ffn_multiplier", 0.1),
     ("layer_norm_eps", 0.0),
     ("initializer_range", -0.1),
     ("classifier_dropout_prob", 1.0),
@@ -127,6 +131,22 @@ def test_a_value_out_of_range_is_refused_by_name(name, value):
 def test_every_field_but_the_labels_has_a_value_that_is_refused():
     fields = {field.name for field in dataclasses.fields(MobileViTV2Config)}
     assert fields - {name for name, _ in BAD_VALUES} == {"id2label", "label2id", "unknown"}
+
+
+@pytest.mark.parametrize("value", [jnp.bfloat16, np.dtype("float32"), 32])
+def test_a_type_is_named_by_a_word(value):
+    with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16"):
+        MobileViTV2Config(dtype=value)
+
+
+def test_a_head_whose_branches_would_have_no_channels_is_refused():
+    with pytest.raises(ValueError, match="segmentation_head must be deeplabv3 at this width"):
+        MobileViTV2Config(segmentation_head="pspnet", width_multiplier=0.1)
+
+
+def test_labels_are_those_of_all_classes_from_0_on():
+    with pytest.raises(ValueError, match="id2label must name the classes 0 to 1, got"):
+        MobileViTV2Config(id2label={1: "a", 2: "b"})
 
 
 def test_a_misspelt_choice_names_the_nearest():

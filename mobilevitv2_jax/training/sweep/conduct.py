@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from etils import epath
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from mobilevitv2_jax.config import to_json
@@ -67,7 +68,8 @@ class Sweep:
             changes = [str(run.point.changes.get(key, "")) for key in keys]
             begun = "begun" if (run.directory / "config.json").exists() else "new"
             state = "finished" if self._finished(run) else begun
-            table.add_row(run.name, *changes, str(self._steps[run.name]), state)
+            cells = map(escape, (run.name, *changes))
+            table.add_row(*cells, str(self._steps[run.name]), state)
         return (
             f"{results.as_text(table)}\n\n{len(self.runs)} points, each would be trained in "
             f"{self.directory / 'runs'}; nothing was written\n"

@@ -55,6 +55,10 @@ def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
             raise UserError(
                 "the process that looks at the devices has died; what it said stands above"
             ) from None
+        except KeyboardInterrupt:  # the pool would wait for what is being computed
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
 
 
 def examine(

@@ -102,12 +102,14 @@ def train_points(
             for job in _in_state(jobs, "waiting"):
                 if free and not told:
                     _start(job, free.pop(), descriptor)
-                    console.print(f"started {job.run.name}, log {job.log}", highlight=False)
+                    console.print(
+                        f"started {job.run.name}, log {job.log}", highlight=False, markup=False
+                    )
             for job in _in_state(jobs, "running"):
                 if job.process.poll() is not None:  # type: ignore[union-attr]
                     free.append(job.slot)  # type: ignore[arg-type]
                     _end(job, retries, told)
-                    console.print(_ended_line(job), highlight=False)
+                    console.print(_ended_line(job), highlight=False, markup=False)
             if not _in_state(jobs, "running") and (told or not _in_state(jobs, "waiting")):
                 break
             time.sleep(_POLL)

@@ -17,12 +17,12 @@ SCRIPT = "sweep.sbatch"
 
 _TEMPLATE = """\
 #!/usr/bin/env bash
-#SBATCH --job-name={name}
+#SBATCH --job-name={title}
 #SBATCH --array=0-{last}%{parallel}
 #SBATCH --ntasks=1
 #SBATCH --requeue
 #SBATCH --open-mode=append
-#SBATCH --output={logs}/slurm-%A_%a.log
+#SBATCH --output={output}
 # A checkpoint is saved well within the two minutes before the time limit.
 #SBATCH --signal=TERM@120
 set -uo pipefail
@@ -64,10 +64,10 @@ def script(runs: Sequence[Run], directory: pathlib.Path, parallel: int, retries:
         for index, run in enumerate(runs)
     ]
     return _TEMPLATE.format(
-        name=directory.name,
+        title=shlex.quote(directory.name),
         last=len(runs) - 1,
         parallel=parallel,
-        logs=logs,
+        output=shlex.quote(f"{logs}/slurm-%A_%a.log"),
         here=shlex.quote(str(pathlib.Path.cwd())),
         cases="\n".join(cases),
         retries=retries,

@@ -209,3 +209,11 @@ def test_progress_is_read_from_the_end_of_the_metrics(tmp_path):
     (place / "metrics.jsonl").write_text(text + '{"step": 5, "train')
     job.state = "running"
     assert local._progress(job) == ["4/6", "", "25.00%", "16", "0:02"]
+
+
+def test_what_a_point_says_is_shown_as_it_is(train, capsys):
+    """Brackets are no markup: some would end the sweep."""
+    code = FINISH + "if directory.name == 'bad':\n    sys.exit('bad [/job:a] [batch, x]')\n"
+    status, jobs = train(code, ["bad", "good"])
+    assert status == 1 and [job.state for job in jobs] == ["failed", "finished"]
+    assert "bad [/job:a] [batch, x]" in capsys.readouterr().out

@@ -43,6 +43,13 @@ def test_the_array_has_a_task_for_every_point_and_so_many_at_a_time(tmp_path):
     assert "#SBATCH --signal=TERM@120" in lines and "#SBATCH --requeue" in lines
 
 
+def test_names_with_spaces_are_quoted(tmp_path):
+    place = tmp_path / "my sweep"
+    lines = slurm.script([make_run(place, "a")], place, parallel=1, retries=0).splitlines()
+    assert "#SBATCH --job-name='my sweep'" in lines
+    assert f"#SBATCH --output='{place}/logs/slurm-%A_%a.log'" in lines
+
+
 def test_a_task_trains_its_point_into_its_log(tools, tmp_path, monkeypatch):
     monkeypatch.setattr(slurm, "TRAIN", command("print(*sys.argv[1:])"))
     runs = [make_run(tmp_path, name) for name in ("a", "b=1,c")]
