@@ -11,9 +11,9 @@ import multiprocessing
 import signal
 import statistics
 import time
+import traceback
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 import jax
@@ -47,18 +47,35 @@ def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
         UserError: that of the function, or if its process has died.
     """
     context = multiprocessing.get_context("spawn")
-    ignore = (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
-    with ProcessPoolExecutor(1, context, signal.signal, ignore) as pool:
-        try:
-            return pool.submit(function, *arguments).result()
-        except BrokenProcessPool:
-            raise UserError(
-                "the process that looks at the devices has died; what it said stands above"
-            ) from None
-        except KeyboardInterrupt:  # the pool would wait for what is being computed
-            for process in multiprocessing.active_children():
-                process.kill()
-            raise
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, function, arguments))
+    process.start()
+    sender.close()
+    # Not a pool of one: Ctrl-C would wait for what is being computed.
+    try:
+        result, error = receiver.recv()
+    except EOFError:
+        raise UserError(
+            "the process that looks at the devices has died; what it said stands above"
+        ) from None
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        process.join()
+    if error is not None:
+        raise error
+    return result
+
+
+def _answer(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    try:
+        sender.send((function(*arguments), None))
+    except Exception as error:
+        if not isinstance(error, UserError):
+            traceback.print_exc()  # which is lost on the way
+        sender.send((None, error))
 
 
 def examine(
