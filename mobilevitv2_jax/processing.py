@@ -305,7 +305,7 @@ class MobileViTImageProcessor:
         """
         given = epath.Path(path)
         for file in (given, given / FILE, given / "model" / FILE):
-            if file.suffix == ".json" and file.is_file():
+            if _may_hold_rules(file.name) and file.is_file():
                 return cls.from_dict(_read_json(file), **changes)
         from mobilevitv2_jax.weights import formats
 
@@ -316,6 +316,11 @@ class MobileViTImageProcessor:
         path = epath.Path(directory)
         path.mkdir(parents=True, exist_ok=True)
         write_whole(path / FILE, json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n")
+
+
+def _may_hold_rules(name: str) -> bool:
+    """Returns whether a file has not the name of a list of shards, or of a model's config."""
+    return name.endswith(".json") and not name.endswith(".index.json") and name != "config.json"
 
 
 def _read_json(file: epath.Path) -> dict[str, Any]:

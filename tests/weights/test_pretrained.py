@@ -193,16 +193,33 @@ def test_a_config_of_hugging_face_s_own_brings_its_rules_and_ours_win_where_we_w
     assert model.config.odd_size_rule == "resize"
 
 
-def test_shards_are_read_as_one_and_refused_when_they_are_not_all_there(saved, tmp_path):
-    whole = tensors.read(saved[CLASSES[1]] / "model.safetensors")
+def write_shards(source, place):
+    """Writes a saved model in two shards; returns their list and the shard of each key."""
+    whole = tensors.read(source / "model.safetensors")
     keys = sorted(whole)
     places = {key: f"model-0000{1 + (i % 2)}-of-00002.safetensors" for i, key in enumerate(keys)}
     for shard in set(places.values()):
         part = {key: whole[key] for key in keys if places[key] == shard}
-        tensors.write_safetensors(tmp_path / shard, part)
-    index = tmp_path / "model.safetensors.index.json"
+        tensors.write_safetensors(place / shard, part)
+    index = place / "model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
-    (tmp_path / "config.json").write_text((saved[CLASSES[1]] / "config.json").read_text())
+    (place / "config.json").write_text((source / "config.json").read_text())
+    return index, places
+
+
+def test_the_list_of_shards_brings_the_processor_that_lies_beside_it(saved, tmp_path):
+    index, _ = write_shards(saved[CLASSES[1]], tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text('{"size": 40, "resample": 2}')
+    expected = mv.MobileViTImageProcessor.from_pretrained(tmp_path)
+    assert expected.size == {"shortest_edge": 40}
+    assert mv.MobileViTImageProcessor.from_pretrained(index) == expected
+    with pytest.raises(WeightsError, match="config.json must end in .* to be read as weights"):
+        mv.MobileViTImageProcessor.from_pretrained(tmp_path / "config.json")
+
+
+def test_shards_are_read_as_one_and_refused_when_they_are_not_all_there(saved, tmp_path):
+    index, places = write_shards(saved[CLASSES[1]], tmp_path)
+    keys = sorted(places)
     model = mv.MobileViTV2ForImageClassification.from_pretrained(tmp_path)
     assert_equal(arrays_of(model), arrays_of(make()))
     index.write_text(json.dumps({"weight_map": {**places, "head.weight": "../away.safetensors"}}))
