@@ -24,18 +24,19 @@ def absolute(path: epath.PathLike) -> epath.Path:
     return epath.Path(path).resolve() if is_local(path) else epath.Path(path)
 
 
-def write_whole(path: epath.PathLike, text: str) -> None:
+def write_whole(path: epath.PathLike, content: str | bytes) -> None:
     """Writes a file at once: whoever reads it, after a power cut too, finds all of it or none.
 
     An object store writes whole objects and can neither append, nor sync, nor rename at once.
     """
     target = epath.Path(path)
+    data = content.encode() if isinstance(content, str) else content
     if not is_local(target):
-        target.write_text(text)
+        target.write_bytes(data)
         return
     temporary = target.with_name(target.name + ".tmp")
-    with temporary.open("w") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(target)

@@ -26,10 +26,16 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     assert events == ["sync", "name"]
 
 
-def test_an_object_is_written_without_appending_or_renaming(object_store):
+def test_bytes_are_written_as_they_are(tmp_path):
+    write_whole(tmp_path / "file", b"\r\n\xff")
+    assert (tmp_path / "file").read_bytes() == b"\r\n\xff"
+
+
+@pytest.mark.parametrize("content", ["other", b"\xff"])
+def test_an_object_is_written_without_appending_or_renaming(content, object_store):
     assert not is_local(ObjectStore.ROOT)
     path = epath.Path(ObjectStore.ROOT) / "directory" / "file"
     write_whole(path, "text")
-    write_whole(path, "other")
-    assert path.read_text() == "other"
+    write_whole(path, content)
+    assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
     assert ObjectStore.names() == ["directory/file"]

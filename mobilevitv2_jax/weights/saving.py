@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,8 @@ def save_pretrained(
         What was changed so that the model computes the same there, a sentence each.
 
     Raises:
-        WeightsError: if the format has no place for the model or for a rule of its images.
+        WeightsError: if the format has no place for the model or for a rule of its images, or the
+            directory holds weights of another form that would be read in the place of these.
     """
     if format not in _FORMATS:
         raise WeightsError(
@@ -64,6 +65,7 @@ def save_pretrained(
     config = model.config if target.auxiliary else model.config.replace(auxiliary_head=False)
     files = target.files(model, config, rules, arrays)
     path = epath.Path(directory)
+    _check_place(path, files)
     path.mkdir(parents=True, exist_ok=True)
     if rules:
         write_whole(path / processing.FILE, _json(rules))
@@ -99,6 +101,18 @@ def _check(model: Any, target: _Format) -> None:
             f"width_multiplier must be one of {', '.join(map(str, WIDTHS))} in {target.name}, "
             f"which rounds channels otherwise, got {config.width_multiplier}"
         )
+
+
+def _check_place(directory: epath.Path, files: Container[str]) -> None:
+    """Refuses a directory whose old weights would go on to be read."""
+    for name in tensors.USUAL:
+        if name in files:
+            return
+        if (directory / name).exists():
+            raise WeightsError(
+                f"{directory / name} would be read in the place of what is to be written: remove "
+                "it, or choose another directory"
+            )
 
 
 def _differences(model: Any, target: _Format) -> list[str]:

@@ -14,6 +14,7 @@ import safetensors.numpy
 from etils import epath
 
 from mobilevitv2_jax.errors import WeightsError
+from mobilevitv2_jax.files import write_whole
 from mobilevitv2_jax.weights import torch_file
 
 Tensors = dict[str, np.ndarray]
@@ -25,6 +26,10 @@ WHOLE = ("model.safetensors", "pytorch_model.bin")
 """How Hugging Face and timm call a file that holds all weights; shards have a list beside them."""
 
 _INDEX = ".index.json"
+
+USUAL = tuple(name + end for name in WHOLE for end in ("", _INDEX))
+"""Where the weights of a directory are looked for, the first that is there."""
+
 _DIGEST = "mobilevitv2_jax.sha256"
 """Key in the metadata of the files we write: safetensors itself does not notice a flipped bit."""
 
@@ -48,10 +53,9 @@ def find(directory: epath.Path) -> epath.Path:
     Raises:
         WeightsError: if there is none, or there are several and none has a usual name.
     """
-    for name in WHOLE:
-        for candidate in (directory / name, directory / (name + _INDEX)):
-            if candidate.exists():
-                return candidate
+    for name in USUAL:
+        if (directory / name).exists():
+            return directory / name
     found = sorted(path for path in directory.iterdir() if path.suffix in SUFFIXES)
     if len(found) == 1:
         return found[0]
@@ -81,7 +85,7 @@ def write_safetensors(path: epath.Path, tensors: Mapping[str, np.ndarray]) -> No
     """Writes tensors with their checksum."""
     # transformers asks for "format", and refuses a file without it.
     metadata = {"format": "pt", _DIGEST: _digest(tensors)}
-    path.write_bytes(safetensors.numpy.save(dict(tensors), metadata))
+    write_whole(path, safetensors.numpy.save(dict(tensors), metadata))
 
 
 def _read_safetensors(path: epath.Path) -> Tensors:

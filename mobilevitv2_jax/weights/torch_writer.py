@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from etils import epath
 
+from mobilevitv2_jax.files import write_whole
 from mobilevitv2_jax.weights.torch_file import STORAGES
 
 _NAMES = {dtype: name.removeprefix("torch.") for name, dtype in STORAGES.items()}
@@ -32,7 +33,7 @@ def write(path: epath.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
         for name, content in _entries(tensors):
             # Of a fixed date, so that the same tensors give the same file.
             archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
-    epath.Path(path).write_bytes(buffer.getvalue())
+    write_whole(path, buffer.getvalue())
 
 
 def _entries(tensors: Mapping[str, np.ndarray]) -> Iterable[tuple[str, bytes]]:

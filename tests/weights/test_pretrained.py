@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -292,6 +293,44 @@ def test_saving_says_which_of_the_models_rules_hugging_face_does_not_have(tmp_pa
     assert "odd_size_rule='resize'" in said
     with pytest.raises(WeightsError, match="format must be one of hf.*got 'tim'"):
         model.save_pretrained(tmp_path, format="tim")
+
+
+def scaled(model, factor):
+    """Returns a copy of a model with other weights."""
+    copied = nnx.clone(model)
+    functional.update(copied, {path: factor * x for path, x in arrays_of(model).items()})
+    return copied
+
+
+@pytest.mark.filterwarnings("ignore:odd_size_rule")
+@pytest.mark.parametrize("format", ["hf", "cvnets"])
+def test_weights_that_cannot_be_written_whole_leave_the_old_ones(format, tmp_path, monkeypatch):
+    model = make(n_attn_blocks=(2, 4, 3), base_attn_unit_dims=(128, 192, 256))
+    model.save_pretrained(tmp_path, format=format)
+
+    def fail(*_):
+        raise OSError("out of power")
+
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="out of power"):
+        broken.setattr(os, "replace", fail)
+        scaled(model, 2).save_pretrained(tmp_path, format=format)
+    again = mv.MobileViTV2ForImageClassification.from_pretrained(tmp_path)
+    assert_equal(arrays_of(again), arrays_of(model))
+
+
+@pytest.mark.filterwarnings("ignore:odd_size_rule")
+def test_old_weights_that_would_hide_the_new_ones_are_named_and_nothing_is_written(tmp_path):
+    model = make(n_attn_blocks=(2, 4, 3), base_attn_unit_dims=(128, 192, 256))
+    scaled(model, 2).save_pretrained(tmp_path, format="cvnets")
+    model.save_pretrained(tmp_path)  # is found first
+    with pytest.raises(WeightsError, match="model.safetensors would be read in the place"):
+        scaled(model, 3).save_pretrained(tmp_path, format="cvnets")
+    again = mv.MobileViTV2ForImageClassification.from_pretrained(tmp_path)
+    assert_equal(arrays_of(again), arrays_of(model))
+    (tmp_path / "model.safetensors").unlink()
+    scaled(model, 3).save_pretrained(tmp_path, format="cvnets")
+    again = mv.MobileViTV2ForImageClassification.from_pretrained(tmp_path)
+    assert_equal(arrays_of(again), arrays_of(scaled(model, 3)))
 
 
 # ---- Runs ------------------------------------------------------------------------------------
