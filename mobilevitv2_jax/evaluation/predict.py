@@ -268,8 +268,5 @@ def load_predictor(
         WeightsError: if it cannot be read, or names no classes.
     """
     loaded = pretrained.load(path, **options)
-    try:
-        processor = MobileViTImageProcessor.from_dict(loaded.stored.preprocessor)
-    except ValueError as error:
-        raise WeightsError(f"{path}: its image processor cannot be used: {error}") from None
+    processor = MobileViTImageProcessor.from_dict(loaded.stored.preprocessor)
     return Predictor(loaded.model, processor, top_k=top_k, explain=explain)

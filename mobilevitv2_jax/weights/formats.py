@@ -107,7 +107,20 @@ def _read_files(file: epath.Path, directory: epath.Path | None) -> Stored:
     found = dataclasses.replace(found, where=str(file))
     if rules:
         found = dataclasses.replace(found, preprocessor=rules, assumed_images="")
+    if directory:
+        said_by = directory / (processing.FILE if rules else "config.json")
+        _check_images(found.preprocessor, said_by)
     return _named(found, own="param_dtype" in values.get(OURS, values))
+
+
+def _check_images(rules: Mapping[str, Any], file: epath.Path) -> None:
+    """Refuses rules that make no image processor, by the file that they came from."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of unknown entries, which are named when it is made
+            processing.MobileViTImageProcessor.from_dict(rules)
+    except ValueError as error:
+        raise WeightsError(f"{file}: {error}") from None
 
 
 def _reader(values: Mapping[str, Any], file: epath.Path) -> Callable[..., Stored]:
@@ -250,6 +263,7 @@ def _read_run(directory: epath.Path, checkpoint: str | int, average: bool) -> St
     run = from_json((directory / "config.json").read_text(), str(directory / "config.json"))
     config = MobileViTV2Config.from_pretrained(directory / "model")
     rules = _json(directory / "model" / processing.FILE)
+    _check_images(rules, directory / "model" / processing.FILE)
     metric = run.checkpoint.best_metric
     with Checkpoints(saved, best_metric=metric, read_only=True, tell=_warn) as checkpoints:
         chosen = {"latest": checkpoints.latest_step, "best": checkpoints.best_step}

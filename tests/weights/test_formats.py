@@ -223,3 +223,13 @@ def test_timms_arguments_that_make_another_model_are_refused(classifier, tmp_pat
         (tmp_path / "config.json").write_text(json.dumps(changed))
         with pytest.raises(WeightsError, match=f"model_args that make another model: {key}"):
             CLASSIFIER.from_pretrained(tmp_path)
+
+
+def test_timms_image_rules_that_cannot_be_used_are_refused_by_their_file(classifier, tmp_path):
+    with pytest.warns(UserWarning):
+        classifier.save_pretrained(tmp_path, format="timm")
+    values = json.loads((tmp_path / "config.json").read_text())
+    values["pretrained_cfg"]["std"] = [0.5, 0, 0.5]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(WeightsError, match="config.json: image_std must be different from 0"):
+        formats.read(tmp_path)

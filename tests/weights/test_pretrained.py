@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from mobilevitv2_jax.config import to_json
 from mobilevitv2_jax.errors import WeightsError
 from mobilevitv2_jax.models import functional
 from mobilevitv2_jax.models.initializers import Blank
-from mobilevitv2_jax.weights import pretrained, tensors
+from mobilevitv2_jax.weights import formats, pretrained, tensors
 from mobilevitv2_jax.weights.checkpoint import Checkpoints
 
 FIELDS = {
@@ -279,6 +280,30 @@ def test_what_is_no_model_of_this_kind_is_refused_by_name(tmp_path, copy):
         load(other)
 
 
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ({"resample": 7}, "resample must be one of Pillow's filters"),
+        ({"crop_size": {"shortest_edge": 256}}, "crop_size must be a height and a width"),
+    ],
+)
+def test_image_rules_that_cannot_be_used_are_refused_by_their_file(rules, said, copy):
+    place = copy({})
+    (place / "preprocessor_config.json").write_text(json.dumps(rules))
+    for path in (place, place / "model.safetensors"):
+        with pytest.raises(WeightsError, match=f"preprocessor_config.json: {said}"):
+            formats.read(path)
+
+
+def test_unknown_image_rules_are_told_by_the_processor_and_not_by_the_weights(copy, recwarn):
+    place = copy({})
+    (place / "preprocessor_config.json").write_text('{"resampel": 3}')
+    rules = formats.read(place).preprocessor
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="without effect: resampel"):
+        mv.MobileViTImageProcessor.from_dict(rules)
+
+
 def test_an_unknown_option_names_the_nearest_field(saved):
     with pytest.raises(TypeError, match="did you mean 'num_labels'"):
         mv.MobileViTV2ForImageClassification.from_pretrained(saved[CLASSES[1]], num_label=3)
@@ -391,3 +416,10 @@ def test_a_run_without_the_step_or_without_any_is_refused(run, tmp_path):
     (tmp_path / "config.json").write_text(to_json(tiny_config()))
     with pytest.raises(WeightsError, match="has no checkpoint yet"):
         pretrained.load(tmp_path)
+
+
+def test_a_run_whose_image_rules_cannot_be_used_names_their_file(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run" / "model" / "preprocessor_config.json").write_text('{"size": 0}')
+    with pytest.raises(WeightsError, match="model/preprocessor_config.json: size must be pixels"):
+        formats.read(tmp_path / "run")
