@@ -166,8 +166,6 @@ def _source(arrays: Mapping[str, Any], file: epath.Path) -> str:
 def _huggingface(values: Mapping[str, Any], arrays: Mapping[str, Any], source: str) -> Stored:
     # Our fields win, where we have written the file; where they are absent it is theirs.
     config = MobileViTV2Config.from_dict({**HUGGINGFACE_RULES, **values})
-    if "segmentation_head.project.convolution.weight" in arrays and "image_size" not in values:
-        config = config.replace(image_size=512)
     return _with_assumed_images(config, arrays, source, own="param_dtype" in values)
 
 

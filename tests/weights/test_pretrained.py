@@ -195,6 +195,16 @@ def test_a_config_of_hugging_face_s_own_brings_its_rules_and_ours_win_where_we_w
     assert model.config.odd_size_rule == "resize"
 
 
+def test_a_segmentation_has_hugging_face_s_image_size_where_its_config_has_none(copy):
+    path = copy({}, cls=CLASSES[2]) / "config.json"
+    values = json.loads(path.read_text())
+    del values["image_size"]
+    path.write_text(json.dumps(values))
+    found = formats.read(path.parent)
+    assert found.config.image_size == 256  # its config's default
+    assert "288 -> 256 pixels" in found.assumed_images
+
+
 def write_shards(source, place):
     """Writes a saved model in two shards; returns their list and the shard of each key."""
     whole = tensors.read(source / "model.safetensors")
