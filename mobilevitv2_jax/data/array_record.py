@@ -200,8 +200,10 @@ def _claimed(directory: pathlib.Path) -> Iterator[None]:
     with file.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise DataError(f"another process is preparing {directory}") from None
+        except OSError as error:  # of file systems without locks
+            raise DataError(f"{file} cannot be locked: {error}") from error
         yield
         file.unlink()
 

@@ -179,5 +179,5 @@ def check_written(reports: Mapping[str, SplitReport]) -> None:
             shown = "; ".join(report.corrupt[:_SHOWN]) + "; ..." * (len(report.corrupt) > _SHOWN)
             raise DataError(
                 f"{len(report.corrupt):,} examples of {split} cannot be used: {shown}. Mend them "
-                "and remove the unfinished set, or leave them out with --allow-partial"
+                "and run the same command again, or leave them out with --allow-partial"
             )

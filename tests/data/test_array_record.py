@@ -1,6 +1,7 @@
 """Writing TFDS data sets: what is in them, and what an interruption leaves."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -229,6 +230,19 @@ def test_a_second_preparation_of_the_same_set_is_refused_while_one_runs(tmp_path
     finally:
         process.kill()
         process.communicate(timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [(errno.EWOULDBLOCK, "another process is preparing"), (errno.ENOLCK, "1.0.0.lock cannot be")],
+)
+def test_only_a_lock_that_is_held_is_told_as_another_preparation(code, said, tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(array_record.fcntl, "flock", flock)
+    with pytest.raises(DataError, match=said):
+        write_noise(tmp_path, {"train": NoiseExamples(2)})
 
 
 def test_the_description_can_be_sent_to_a_process():

@@ -20,7 +20,7 @@ from mobilevitv2_jax.data import ade20k, array_record, voc
 from mobilevitv2_jax.data.coco import CATEGORIES, CocoExamples
 from mobilevitv2_jax.data.image import CorruptError
 from mobilevitv2_jax.data.maps import decode_map
-from mobilevitv2_jax.data.prepared_maps import MapExamples
+from mobilevitv2_jax.data.prepared_maps import MapExamples, check_written
 from mobilevitv2_jax.data.sources import load_source
 from mobilevitv2_jax.errors import DataError
 
@@ -177,6 +177,24 @@ def test_what_cannot_be_used_is_left_out_of_a_prepared_set_and_listed(tmp_path):
     assert reports["train"].examples == 2
     corrupt = sorted(line.rpartition("2007_")[2][:6] for line in reports["train"].corrupt)
     assert corrupt == ["000000", "000001", "000002", "000003"]
+
+
+def test_the_same_command_goes_on_with_what_was_mended(tmp_path):
+    make_voc(tmp_path)
+    root = voc.find_kit(str(tmp_path))
+    jpeg = root / "JPEGImages/2007_000003.jpg"
+    whole = jpeg.read_bytes()
+
+    def prepare():
+        examples = {"train": MapExamples(voc.read("train", root))}
+        options = {"processes": 0, "accept": check_written, "tell": lambda progress: None}
+        return array_record.write(voc.DESCRIPTION, examples, tmp_path / "out", **options)[1]
+
+    jpeg.write_bytes(whole[:2000])
+    with pytest.raises(DataError, match="000003.*Mend them and run the same command again"):
+        prepare()
+    jpeg.write_bytes(whole)
+    assert prepare()["train"].examples == 6
 
 
 def test_ade20k_has_150_classes_from_0_and_other_is_void(tmp_path):
