@@ -7,6 +7,7 @@ import re
 from etils import epath
 
 from mobilevitv2_jax.errors import WeightsError
+from mobilevitv2_jax.weights import tensors
 
 _TEXTS = ["config.json", "preprocessor_config.json"]
 _WEIGHTS = (
@@ -36,12 +37,12 @@ def download(identifier: str) -> epath.Path:
         ) from None
     try:
         for weights in _WEIGHTS:
-            directory = huggingface_hub.snapshot_download(
-                identifier, allow_patterns=[*_TEXTS, *weights]
+            directory = epath.Path(
+                huggingface_hub.snapshot_download(identifier, allow_patterns=[*_TEXTS, *weights])
             )
-            found = [path for path in epath.Path(directory).iterdir() if path.name not in _TEXTS]
-            if found:
-                return epath.Path(directory)
+            # By name: what was downloaded before, such as a README, lies there, too.
+            if any((directory / name).exists() for name in tensors.USUAL):
+                return directory
     except Exception as error:  # of the network, of the hub, of the disk: whatever it was
         raise WeightsError(
             f"{identifier} does not exist here, and could not be had from the Hugging Face hub "

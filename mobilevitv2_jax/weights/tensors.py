@@ -96,6 +96,9 @@ def _read_safetensors(path: epath.Path) -> Tensors:
         # It rejects headers that do not describe exactly what follows them, before allocating.
         entries = safetensors.deserialize(data)
     except (safetensors.SafetensorError, ValueError) as error:
+        for sign, said in torch_file.STRANGERS.items():
+            if data.startswith(sign):
+                raise WeightsError(f"{path} cannot be read: {said}") from None
         raise WeightsError(f"{path} is damaged, or no safetensors file: {error}") from None
     tensors = {}
     for key, entry in entries:
@@ -125,6 +128,8 @@ def _read_shards(path: epath.Path) -> Tensors:
     for shard in shards:
         if not isinstance(shard, str) or pathlib.PurePath(shard).name != shard:
             raise WeightsError(f"{path} names the shard {shard!r}: must be a file beside it")
+        if shard.endswith(_INDEX):
+            raise WeightsError(f"{path} names the shard {shard}, which is a list of shards itself")
         if not (path.parent / shard).exists():
             raise WeightsError(f"{path} names the shard {shard}, which is not there")
         part = read(path.parent / shard)

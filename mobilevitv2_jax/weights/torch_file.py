@@ -56,11 +56,16 @@ _MOST_AXES = 64  # as in NumPy and torch
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How a file of torch before 1.6 begins: torch's magic number, pickled."""
 
+STRANGERS = {
+    b"version https://git-lfs": "it is a Git LFS pointer, not the file: run `git lfs pull`",
+    b"<": "it is a page of HTML or XML, probably an error of the server it came from",
+}
+"""What is often found in the place of weights, by what it begins with."""
+
 _STRANGERS = {  # what files that are taken for torch's begin with
     _LEGACY: "it has the format of torch before 1.6. Convert it once, where torch is installed: "
     "python -c \"import torch; torch.save(torch.load('OLD', weights_only=True), 'NEW')\"",
-    b"version https://git-lfs": "it is a Git LFS pointer, not the file: run `git lfs pull`",
-    b"<": "it is a page of HTML or XML, probably an error of the server it came from",
+    **STRANGERS,
     b"": "it is not a zip archive, as which torch has saved since 1.6, or it was cut short",
 }
 

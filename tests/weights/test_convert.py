@@ -110,6 +110,7 @@ def test_an_identifier_is_downloaded_pickles_only_where_there_is_nothing_else(
     assert [identifier for identifier, _ in asked] == ["apple/mobilevitv2"]
     assert "model.safetensors" in asked[0][1] and "pytorch_model.bin" not in asked[0][1]
     (tmp_path / "hf" / "model.safetensors").unlink()
+    (tmp_path / "hf" / "README.md").write_text("of another download")
     with pytest.raises(WeightsError, match="holds no weights that are read"):
         formats.read("apple/mobilevitv2")
     assert "pytorch_model.bin" in asked[-1][1]

@@ -242,6 +242,9 @@ def test_shards_are_read_as_one_and_refused_when_they_are_not_all_there(saved, t
     )
     with pytest.raises(WeightsError, match="differ in 1 tensors, one of them head.weight"):
         mv.MobileViTV2ForImageClassification.from_pretrained(tmp_path)
+    index.write_text(json.dumps({"weight_map": {**places, "head.weight": index.name}}))
+    with pytest.raises(WeightsError, match="index.json, which is a list of shards itself"):
+        mv.MobileViTV2ForImageClassification.from_pretrained(tmp_path)
     index.write_text(json.dumps({"weight_map": places}))
     (tmp_path / places[keys[1]]).unlink()
     with pytest.raises(WeightsError, match="-00002-of-00002.safetensors, which is not there"):
@@ -266,6 +269,19 @@ def test_a_truncated_file_is_refused_by_name(length, saved, tmp_path):
     (tmp_path / "config.json").write_text((saved[CLASSES[1]] / "config.json").read_text())
     with pytest.raises(WeightsError, match="model.safetensors is damaged"):
         mv.MobileViTV2ForImageClassification.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+        (b"<!DOCTYPE html>", "a page of HTML"),
+    ],
+)
+def test_what_lies_in_the_place_of_weights_is_told(data, said, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(data)
+    with pytest.raises(WeightsError, match=f"model.safetensors cannot be read: .*{said}"):
+        formats.read(tmp_path)
 
 
 def test_what_is_no_model_of_this_kind_is_refused_by_name(tmp_path, copy):
