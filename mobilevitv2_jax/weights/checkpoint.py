@@ -30,8 +30,9 @@ _STEP_DIGITS = 8
 """Width of the step in directory names. Another width would find no steps and start anew."""
 
 _MANIFEST = "checksums.json"
-_UNFINISHED = "it is still being written, or was cut off"
 """In the directory of a step: size and SHA-256 of every other file there."""
+
+_UNFINISHED = "it is still being written, or was cut off"
 
 _COMMITTED = "commit_success.txt"
 """What orbax writes last into a directory on an object store, which cannot rename it into place."""
