@@ -26,6 +26,9 @@ SUFFIXES = (".bmp", ".gif", ".jpg", ".jpeg", ".png", ".ppm", ".tif", ".tiff", ".
 MOST_PIXELS = 89_478_485
 """Of a file: 256 MB in RGB. Pillow warns of more: a file of a few kB can claim any size."""
 
+DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+"""What Pillow raises for a file that is damaged, or none of its own."""
+
 LAYOUTS = ("channels_last", "channels_first")
 
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGB with opacity
@@ -57,7 +60,7 @@ def open_image(path: epath.PathLike) -> Image.Image:
         raise ImageError(
             f"{path} is not an image of one of the formats {', '.join(FORMATS)}"
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+    except DAMAGE as error:
         raise ImageError(f"{path} is damaged, or cut short ({error})") from error
     return image
 
@@ -82,7 +85,7 @@ def to_array(image: Any, layout: str | None = None) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
         image = open_image(image)
     if isinstance(image, Image.Image):
-        return _from_pillow(image)
+        return flatten(_upright(image))
     array = _channels_last(np.asarray(image), layout)
     array = _eight_bits(array)
     if array.shape[-1] == 1:
@@ -118,16 +121,21 @@ def to_map(image: Any) -> np.ndarray:
     return array.astype(np.uint8)
 
 
-def _from_pillow(image: Image.Image) -> np.ndarray:
-    image = _upright(image)
+def flatten(image: Image.Image) -> np.ndarray:
+    """Returns a picture of Pillow's as [height, width, 3], on white and not turned."""
     if image.mode.startswith(("I", "F")):
         array = np.asarray(image)
         if image.mode == "I":  # of 32 bits, and used for 16
             array = np.clip(array, 0, 65535).astype(np.uint16)
         return np.repeat(_eight_bits(array[..., None]), 3, axis=-1)
-    if image.mode in _TRANSPARENT or "transparency" in image.info:
+    if has_opacity(image):
         return _on_white(np.asarray(image.convert("RGBA")))
     return np.array(image.convert("RGB"))
+
+
+def has_opacity(image: Image.Image) -> bool:
+    """Whether some of a picture of Pillow's may be transparent."""
+    return image.mode in _TRANSPARENT or "transparency" in image.info
 
 
 def _upright(image: Image.Image) -> Image.Image:

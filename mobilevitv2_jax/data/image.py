@@ -14,6 +14,7 @@ from mobilevitv2_jax.models import interpolation as between
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _FAST_FILTERS = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
+_JPEG = b"\xff\xd8"
 
 
 class CorruptError(ValueError):
@@ -23,19 +24,33 @@ class CorruptError(ValueError):
 def decode(data: bytes) -> UInt8[np.ndarray, "height width 3"]:
     """Decodes an encoded image (JPEG, PNG, …) to RGB.
 
-    Any EXIF orientation is ignored, as by Pillow and thus in the published results.
+    Any EXIF orientation is ignored, as by Pillow and thus in the published results. What is
+    transparent is laid on white, as in prediction.
 
     Raises:
         CorruptError: if `data` is not a whole image.
     """
     try:
+        if (picture := _open_transparent(data)) is not None:
+            return images.flatten(picture)
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:  # no bytes at all, or an implausible size
+    except (cv2.error, *images.DAMAGE) as error:  # no bytes, a huge size, …
         raise CorruptError(f"cannot decode {len(data)} bytes as an image: {error}") from error
     if image is None:
         raise CorruptError(f"cannot decode {len(data)} bytes as an image")
     return image
+
+
+def _open_transparent(data: bytes) -> Image.Image | None:
+    """Returns the image, not decoded yet, if OpenCV would show what its opacity hides."""
+    if data.startswith(_JPEG):  # which has no opacity, and is most of what is trained on
+        return None
+    try:
+        picture = Image.open(io.BytesIO(data), formats=images.FORMATS)
+    except (Image.DecompressionBombError, *images.DAMAGE):  # OpenCV says what it is
+        return None
+    return picture if images.has_opacity(picture) else None
 
 
 def to_rgb_jpeg(data: bytes) -> tuple[bytes, str]:

@@ -1,11 +1,14 @@
 """Decoding, resizing and cropping of single images."""
 
+import io
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from mobilevitv2_jax.data.image import center_crop, decode, resize, resize_short_side
+from mobilevitv2_jax import images
+from mobilevitv2_jax.data.image import CorruptError, center_crop, decode, resize, resize_short_side
 
 
 def picture(height, width, seed=0):
@@ -50,6 +53,41 @@ def test_a_grey_image_becomes_rgb():
     grey = picture(9, 9)[..., 0]
     decoded = decode(cv2.imencode(".png", grey)[1].tobytes())
     np.testing.assert_array_equal(decoded, np.repeat(grey[..., None], 3, axis=-1))
+
+
+def transparent(kind):
+    """Returns colours with opacity 0, 128 and 255, in a file."""
+    colours = np.dstack([picture(9, 12), np.repeat(np.uint8([[0, 128, 255]]), 4, axis=1)[[0] * 9]])
+    image, file = Image.fromarray(colours), io.BytesIO()
+    if kind == "palette":
+        opacity = bytes([0, 128, *[255] * 254])
+        image.convert("RGB").quantize(16).save(file, "PNG", transparency=opacity)
+    elif kind == "colour":  # of all that are there, one is transparent
+        image.convert("RGB").save(file, "PNG", transparency=tuple(map(int, colours[2, 3, :3])))
+    elif kind == "webp":
+        image.save(file, "WEBP", lossless=True, exact=True)
+    else:
+        image.convert(kind).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "palette", "colour", "webp"])
+def test_what_is_transparent_is_laid_on_white_as_in_prediction(tmp_path, kind):
+    (tmp_path / "image").write_bytes(transparent(kind))
+    decoded = decode(transparent(kind))
+    assert (decoded == 255).all(axis=-1).any()
+    np.testing.assert_array_equal(decoded, images.to_array(tmp_path / "image"))
+
+
+def test_a_transparent_image_is_not_turned_and_refused_where_it_is_cut_off():
+    image, file = Image.fromarray(np.zeros((4, 6, 4), np.uint8)), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(file, "PNG", exif=exif)
+    assert decode(file.getvalue()).shape == (4, 6, 3)
+    data = transparent("RGBA")[:-40]
+    with pytest.raises(CorruptError, match=f"cannot decode {len(data)} bytes as an image"):
+        decode(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"not an image", encode(picture(64, 64))[:200]])
