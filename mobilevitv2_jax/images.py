@@ -33,6 +33,7 @@ LAYOUTS = ("channels_last", "channels_first")
 
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGB with opacity
 _TRANSPARENT = ("RGBA", "LA", "PA")
+_STRETCHED = {"L;2": 85, "L;4": 17}  # 255 over the highest value, by Pillow's raw mode
 _ORIENTATION = 0x0112  # the EXIF tag
 
 
@@ -42,6 +43,22 @@ def open_image(path: epath.PathLike) -> Image.Image:
     Raises:
         ImageError: if it does not exist, is none, has more than `MOST_PIXELS`, or is damaged.
     """
+    return _read(path)[0]
+
+
+def grey_step(image: Image.Image) -> int:
+    """Returns what lies between two grey levels of Pillow's, which stretches 2 and 4 bits to 8.
+
+    A map of classes is to be divided by it. It is 1 once Pillow has read the pixels.
+    """
+    for tile in getattr(image, "tile", []):
+        raw_mode = tile.args if isinstance(tile.args, str) else (tile.args or [None])[0]
+        return _STRETCHED.get(raw_mode, 1)
+    return 1
+
+
+def _read(path: epath.PathLike) -> tuple[Image.Image, int]:
+    """Returns a picture, and its `grey_step` from before it was read."""
     file = epath.Path(path)
     if not file.is_file():
         raise ImageError(f"{path} does not exist or is not a file")
@@ -51,6 +68,7 @@ def open_image(path: epath.PathLike) -> Image.Image:
             pixels = image.width * image.height
             if pixels > MOST_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+            step = grey_step(image)
             image.load()
     except Image.DecompressionBombError as error:
         raise ImageError(
@@ -62,7 +80,7 @@ def open_image(path: epath.PathLike) -> Image.Image:
         ) from None
     except DAMAGE as error:
         raise ImageError(f"{path} is damaged, or cut short ({error})") from error
-    return image
+    return image, step
 
 
 def to_array(image: Any, layout: str | None = None) -> np.ndarray:
@@ -103,8 +121,11 @@ def to_map(image: Any) -> np.ndarray:
     Raises:
         ImageError: if it has colours, or a class that is not a whole number of 0 to 255.
     """
+    step = 1
     if isinstance(image, str | os.PathLike):
-        image = open_image(image)
+        image, step = _read(image)
+    elif isinstance(image, Image.Image):
+        step = grey_step(image)
     array = np.asarray(image)
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array.reshape([side for side in array.shape if side != 1] or [1])
@@ -118,7 +139,7 @@ def to_map(image: Any) -> np.ndarray:
         raise ImageError(
             f"a segmentation map must hold classes of 0 to 255, got {array.min()} to {array.max()}"
         )
-    return array.astype(np.uint8)
+    return array.astype(np.uint8) // np.uint8(step)
 
 
 def flatten(image: Image.Image) -> np.ndarray:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mobilevitv2_jax import images
+from mobilevitv2_jax.data.maps import decode_map
 from mobilevitv2_jax.errors import ImageError
 from mobilevitv2_jax.images import to_array, to_map
 
@@ -221,6 +222,30 @@ def test_a_map_of_classes_keeps_its_indices(tmp_path):
         found = to_map(each)
         assert found.dtype == np.uint8
         np.testing.assert_array_equal(found, classes)
+
+
+def grey_png(bits):
+    """Returns a PNG of 2 or 4 bits a pixel that has every value, a row each."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    rows = b"".join(bytes([0, value << 8 - bits]) for value in range(2**bits))
+    header = struct.pack(">IIBBBBB", 1, 2**bits, bits, 0, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_a_map_of_few_bits_keeps_its_classes(tmp_path, bits):
+    (tmp_path / "map.png").write_bytes(grey_png(bits))
+    expected = np.arange(2**bits)[:, None]
+    for given in (tmp_path / "map.png", Image.open(tmp_path / "map.png")):
+        np.testing.assert_array_equal(to_map(given), expected)
+    np.testing.assert_array_equal(decode_map(grey_png(bits)), expected)
+    assert to_array(tmp_path / "map.png").max() == 255  # as a picture it goes up to white
 
 
 def test_what_is_no_map_of_classes_is_refused():

@@ -22,6 +22,7 @@ from PIL import Image
 from mobilevitv2_jax.data.image import CorruptError
 from mobilevitv2_jax.data.segmentation import VOID
 from mobilevitv2_jax.errors import DataError
+from mobilevitv2_jax.images import grey_step
 from mobilevitv2_jax.models.config import nearest
 
 Map = UInt8[np.ndarray, "height width"]
@@ -47,7 +48,8 @@ def decode_map(data: bytes) -> Map:
 
 def _read_picture(data: bytes) -> tuple[Map, str]:
     with Image.open(io.BytesIO(data)) as picture:
-        return np.array(picture), picture.mode
+        step = grey_step(picture)
+        return np.array(picture) // np.uint8(step), picture.mode
 
 
 def _read_matlab(data: bytes) -> tuple[Map, str]:
