@@ -82,9 +82,18 @@ class FolderSource:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns the encoded image, its label and its path.
+
+        Raises:
+            CorruptError: if the file cannot be read, or is there no more.
+        """
         path = self.path(index)
+        try:
+            image = path.read_bytes()
+        except OSError as error:
+            raise CorruptError(f"cannot read {path}: {error.strerror or error}") from error
         return {
-            "image": path.read_bytes(),
+            "image": image,
             "label": np.int32(self.labels[index]),
             "name": os.fspath(path),
         }
@@ -244,8 +253,8 @@ class FolderExamples:
 
     @functools.cached_property
     def num_bytes(self) -> int:
-        """Size of the files."""
-        return sum(self.source.path(index).stat().st_size for index in range(len(self)))
+        """Size of the files, of which those that are there no more count nothing."""
+        return sum(_size(self.source.path(index)) for index in range(len(self)))
 
     @property
     def fingerprint(self) -> str:
@@ -256,13 +265,20 @@ class FolderExamples:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Record:
-        example, path = self.source[index], self.source.path(index)
-        name = os.fspath(path.relative_to(self.source.root))
+        name = os.fspath(self.source.path(index).relative_to(self.source.root))
         try:
+            example = self.source[index]
             decode(example["image"])
         except CorruptError as error:
             raise CorruptError(f"{name}: {error}") from error
         return classification_record(example["image"], int(example["label"]), name)
+
+
+def _size(file: pathlib.Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def description(name: str, class_names: tuple[str, ...]) -> Description:

@@ -9,6 +9,8 @@ from small_images import encoded, make_folders
 
 from mobilevitv2_jax.cli.main import main
 from mobilevitv2_jax.data import array_record
+from mobilevitv2_jax.data.augment import Evaluate
+from mobilevitv2_jax.data.loader import describe, evaluation_batches
 from mobilevitv2_jax.data.sources import load_source
 from mobilevitv2_jax.errors import DataError
 
@@ -187,6 +189,24 @@ def test_damaged_files_are_listed_and_left_out(tmp_path, capsys):
     report = json.loads((tmp_path / "out/pets/1.0.0" / array_record.REPORT).read_text())
     assert len(report["reports"]["train"]["corrupt"]) == 2
     assert len(load_source("tfds", "train", str(tmp_path / "out"))) == 4
+
+
+def test_a_file_that_cannot_be_read_is_replaced_in_a_batch_and_named(tmp_path):
+    make_folders(tmp_path, {"train/a": 3, "val/a": 1})
+    (tmp_path / "train/a/3.jpg").symlink_to("nowhere.jpg")
+    train, _ = load(tmp_path)
+    (tmp_path / "train/a/1.jpg").unlink()
+    with evaluation_batches(train, Evaluate(8, 8, "bilinear"), batch_size=4) as batches:
+        assert next(batches)["corrupt"].tolist() == [False, True, False, True]
+    assert "a/3.jpg: No such file or directory" in describe(train, 3)
+
+
+def test_files_that_cannot_be_read_are_listed_and_left_out(tmp_path, capsys):
+    make_folders(tmp_path / "pets", {"train/a": 3, "val/a": 1})
+    (tmp_path / "pets/train/a/3.jpg").symlink_to("nowhere.jpg")
+    status, output = prepare(capsys, "--source", tmp_path / "pets", "--out", tmp_path / "out")
+    assert status == 0 and "1 left out: a/3.jpg: cannot read" in output
+    assert len(load_source("tfds", "train", str(tmp_path / "out"))) == 3
 
 
 @pytest.mark.parametrize(
