@@ -127,9 +127,7 @@ def load_both(directory: str, val: str = "") -> dict[str, FolderSource]:
     Raises:
         DataError: as for `load`.
     """
-    train, held_out = _read_both(directory)
-    if val:
-        train, held_out = _read(directory), _read(val)
+    train, held_out = (_read(directory), _read(val)) if val else _read_both(directory)
     names = _order(train.paths)
     if held_out is None:
         train, held_out = _hold_out(train)
@@ -155,7 +153,28 @@ def _read_both(directory: str) -> tuple[Listing, Listing | None]:
     train, val = parts
     if val and not train:
         raise DataError(f"{root} has images to hold out, in {val.name}, and no train beside it")
+    if train and train.is_dir():
+        _check_beside(root)
     return _read(train or directory), _read(val) if val else None
+
+
+def _check_beside(root: pathlib.Path) -> None:
+    """Refuses a train/ among folders of classes: it may be a class, and they would be dropped."""
+    names = (name for name in _folders(root) if name not in (*SPLITS, "test"))
+    found = next((name for name in names if next(_images(root / name, root), None)), None)
+    if found:
+        raise DataError(
+            f"{root} has images in {found}/ beside train/: if train is a class, put the folders "
+            f"of all classes into {root / 'train'}; else move {found}/ elsewhere"
+        )
+
+
+def _folders(folder: pathlib.Path) -> list[str]:
+    return sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
 
 
 def _read(place: str | pathlib.Path) -> Listing:
@@ -170,11 +189,7 @@ def _read(place: str | pathlib.Path) -> Listing:
 
 def _walk(folder: pathlib.Path) -> Listing:
     """Returns the images below each folder in `folder`, in the order of their names."""
-    classes = sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
+    classes = _folders(folder)
     if not classes:
         raise DataError(f"{folder} must have a folder of images for each class, and has no folder")
     paths = {name: sorted(_images(folder / name, folder)) for name in classes}

@@ -107,6 +107,8 @@ def test_paths_may_have_any_letters_and_a_source_is_cheap_to_send(tmp_path):
         ({"a": 2, "b": 0}, "/b has no images .* remove it, if it is no class"),
         ({"a": 2, "b": 1}, "class 'b' has one image"),
         ({"val/a": 2}, "in val, and no train beside it"),
+        ({"bus": 2, "train/steam": 2, "train/diesel": 2}, "images in bus/ beside train/"),
+        ({"bus": 2, "train/a": 2, "val/a": 2}, "images in bus/ beside train/"),
         ({"train/a": 2, "val/b": 2}, "/val: 'b' is no class of .*/train, which has 1: a"),
     ],
 )
@@ -178,6 +180,20 @@ def test_val_may_be_elsewhere_and_lists_go_through_too(tmp_path, capsys):
         )
         assert (len(train), len(val)) == (count, 2) and val.class_names == ("a", "b")
         assert [int(val[index]["label"]) for index in range(2)] == [1, 1]
+
+
+def test_a_class_may_be_called_train_where_val_is_given(tmp_path, capsys):
+    classes = ("bus", "car", "train")
+    make_folders(tmp_path / "rail", {f"{part}/{name}": 1 for part in "ab" for name in classes})
+    options = ("--source", tmp_path / "rail/a", "--val", tmp_path / "rail/b")
+    status, output = prepare(capsys, *options, "--out", tmp_path, "--name=rails")
+    assert status == 0, output
+    assert load_source("tfds", "train", str(tmp_path / "rails")).class_names == classes
+
+
+def test_folders_beside_train_that_are_no_classes_do_not_matter(tmp_path):
+    make_folders(tmp_path, {"train/a": 2, "val/a": 1, "test/a": 1, ".cache/x": 1, "notes": 0})
+    assert [len(source) for source in load(tmp_path)] == [2, 1]
 
 
 def test_damaged_files_are_listed_and_left_out(tmp_path, capsys):
