@@ -203,10 +203,22 @@ def _walk(folder: pathlib.Path) -> Listing:
 
 
 def _images(folder: pathlib.Path, root: pathlib.Path) -> Iterator[str]:
-    for parent, _, files in os.walk(folder, followlinks=True):
+    above = {os.fspath(folder): {_identity(root)}}  # what a folder lies in: links may lead back
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        here = _identity(parent)
+        if here in above[parent]:
+            folders.clear()
+            continue
+        within = above[parent] | {here}
+        above.update((os.path.join(parent, name), within) for name in folders)
         for file in files:
             if file.lower().endswith(EXTENSIONS) and not file.startswith("."):
                 yield os.path.relpath(os.path.join(parent, file), root)
+
+
+def _identity(folder: str | pathlib.Path) -> tuple[int, int]:
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _read_list(table: pathlib.Path) -> Listing:

@@ -73,6 +73,22 @@ def test_images_are_found_in_folders_below_and_other_files_are_not(tmp_path):
     assert train.class_names == ("a", "b") and len(train) + len(val) == 8
 
 
+@pytest.mark.parametrize(
+    ("link", "target", "count"),
+    [
+        ("cat/self", ".", 4),
+        ("cat/all", "..", 4),
+        ("dog/small/up", "..", 4),
+        ("cat/x", "../../x", 7),
+    ],
+)
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path, link, target, count):
+    make_folders(tmp_path, {"pets/cat": 2, "pets/dog/small": 2, "x": 3})
+    (tmp_path / "pets" / link).symlink_to(target)
+    train, val = load(tmp_path / "pets")
+    assert len(train) + len(val) == count
+
+
 def test_a_list_gives_paths_and_labels(tmp_path):
     make_folders(tmp_path, {"x": 3, "y": 3})
     lines = ["path,label", "x/0.jpg,cat", "x/1.jpg,cat", '"y/0.jpg",dog', "", " y/1.jpg , dog"]
