@@ -12,6 +12,7 @@ the list's own directory; labels are names of classes, or numbers.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import functools
@@ -19,7 +20,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from jaxtyping import Int
@@ -148,7 +149,7 @@ def _read_both(directory: str) -> tuple[Listing, Listing | None]:
     root = pathlib.Path(directory)
     parts = []
     for split in SPLITS:
-        found = (root / split, root / f"{split}.csv")
+        found = (root / split, root / f"{split}.csv", root / f"{split}.CSV")
         parts.append(next((path for path in found if path.exists()), None))
     train, val = parts
     if val and not train:
@@ -179,12 +180,15 @@ def _folders(folder: pathlib.Path) -> list[str]:
 
 def _read(place: str | pathlib.Path) -> Listing:
     path = pathlib.Path(place)
-    if not place or not path.exists():
-        raise DataError(
-            "images must be in a folder for each class, or in a .csv of paths and labels; there "
-            f"is no such folder or file: {str(place)!r}"
-        )
-    return _read_list(path) if path.suffix == ".csv" else _walk(path)
+    if place and path.is_dir():
+        return _walk(path)
+    if path.suffix.lower() == ".csv" and path.is_file():
+        return _read_list(path)
+    found = "this is neither" if place and path.exists() else "there is no such folder or file"
+    raise DataError(
+        "images must be in a folder for each class, or in a .csv of paths and labels; "
+        f"{found}: {str(place)!r}"
+    )
 
 
 def _walk(folder: pathlib.Path) -> Listing:
@@ -223,7 +227,7 @@ def _identity(folder: str | pathlib.Path) -> tuple[int, int]:
 
 def _read_list(table: pathlib.Path) -> Listing:
     paths: dict[str, list[str]] = {}
-    with table.open(newline="") as file:
+    with open_text(table) as file:
         for number, row in enumerate(csv.reader(file), 1):
             cells = [cell.strip() for cell in row]
             if not cells or (number == 1 and cells == ["path", "label"]):
@@ -237,6 +241,20 @@ def _read_list(table: pathlib.Path) -> Listing:
     if not paths:
         raise DataError(f"{table} lists no images: a line each, with a path and a label")
     return Listing(table.parent, paths)
+
+
+@contextlib.contextmanager
+def open_text(file: pathlib.Path) -> Iterator[TextIO]:
+    """Opens a list in UTF-8, with or without the mark that editors on Windows put before it.
+
+    Raises:
+        DataError: if what is read inside is no UTF-8, or no CSV.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            yield stream
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} must be a list in UTF-8: {error}") from error
 
 
 def _order(names: Iterable[str]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import hashlib
 import pathlib
 from collections.abc import Iterable
 
-from mobilevitv2_jax.data.folder import EXTENSIONS, HELD_OUT
+from mobilevitv2_jax.data.folder import EXTENSIONS, HELD_OUT, open_text
 from mobilevitv2_jax.data.image import CorruptError
 from mobilevitv2_jax.data.maps import FileMaps, list_files
 from mobilevitv2_jax.data.segmentation import VOID
@@ -60,10 +60,15 @@ def load(split: str, directory: str = "") -> FileMaps:
 def _class_names(file: pathlib.Path) -> tuple[str, ...]:
     if not file.is_file():
         raise DataError(f"{file} is missing: write the name of a class in each line, from class 0")
-    names = tuple(filter(None, map(str.strip, file.read_text().splitlines())))
+    names = tuple(_lines(file))
     if not 2 <= len(names) <= VOID:
         raise DataError(f"{file} must name 2 to {VOID} classes, a line each, got {len(names)}")
     return names
+
+
+def _lines(file: pathlib.Path) -> list[str]:
+    with open_text(file) as stream:
+        return list(filter(None, map(str.strip, stream.read().splitlines())))
 
 
 def _split(root: pathlib.Path, split: str, names: Iterable[str]) -> list[str]:
@@ -71,8 +76,7 @@ def _split(root: pathlib.Path, split: str, names: Iterable[str]) -> list[str]:
     lists = {part: root / f"{part}.txt" for part in SPLITS}
     present = [part for part, file in lists.items() if file.is_file()]
     if len(present) == len(SPLITS):
-        lines = lists[split].read_text().splitlines()
-        return [pathlib.PurePath(line.strip()).stem for line in lines if line.strip()]
+        return [pathlib.PurePath(line).stem for line in _lines(lists[split])]
     if present:
         raise DataError(f"{root} has {present[0]}.txt alone: train.txt and val.txt go together")
     ranked = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())

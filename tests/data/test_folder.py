@@ -151,6 +151,28 @@ def test_a_list_that_is_not_as_it_should_be_is_refused_with_its_line(tmp_path, t
         load(tmp_path / "list.csv")
 
 
+@pytest.mark.parametrize("name", ["list.csv", "LIST.CSV"])
+def test_a_list_may_be_of_windows(tmp_path, name):
+    make_folders(tmp_path, {"x": 2})
+    text = "path,label\r\nx/0.jpg,Kühe\r\nx/1.jpg,Kühe\r\n"
+    (tmp_path / name).write_bytes(text.encode("utf-8-sig"))
+    assert load(tmp_path / name)[0].class_names == ("Kühe",)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("list.csv", "x/0.jpg,Kühe\n".encode("latin-1"), "list.csv must be a list in UTF-8"),
+        ("list.csv", b'"' + b"x" * 200_000, "list.csv must be .*field larger than field limit"),
+        ("list.txt", b"x/0.jpg,a\n", "in a .csv of paths and labels; this is neither: .*list.txt"),
+    ],
+)
+def test_a_file_that_is_no_list_is_refused_by_name(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / name)
+
+
 @pytest.mark.parametrize("directory", ["", "/there/is/no/such/folder"])
 def test_no_directory_is_refused(directory):
     with pytest.raises(DataError, match="there is no such folder or file"):

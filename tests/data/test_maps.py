@@ -280,3 +280,17 @@ def test_wrong_masks_of_your_own_are_counted_and_named_at_once(tmp_path):
     (tmp_path / "classes.txt").unlink()
     with pytest.raises(DataError, match="classes.txt is missing"):
         load_source("masks", "val", str(tmp_path))
+
+
+def test_lists_of_your_own_may_be_of_windows_and_must_be_utf_8(tmp_path):
+    maps = make_masks(tmp_path)
+    mark = b"\xef\xbb\xbf"
+    for name in ("classes.txt", "train.txt", "val.txt"):
+        text = (tmp_path / name).read_bytes() if name == "classes.txt" else b"1\r\n2\r\n"
+        (tmp_path / name).write_bytes(mark + text)
+    source = load_source("masks", "train", str(tmp_path))
+    assert source.class_names == ("background", "disc", "square")
+    equal(labels_of(source), [maps["1"], maps["2"]])
+    (tmp_path / "val.txt").write_bytes("Kühe\n".encode("latin-1"))
+    with pytest.raises(DataError, match="val.txt must be a list in UTF-8"):
+        load_source("masks", "val", str(tmp_path))
