@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
+import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from mobilevitv2_jax.data.folder import EXTENSIONS, HELD_OUT, open_text
 from mobilevitv2_jax.data.image import CorruptError
@@ -45,16 +46,26 @@ def load(split: str, directory: str = "") -> FileMaps:
             "config.data.directory must be a folder with images/, masks/ and classes.txt, "
             f"got {directory!r}"
         )
-    images = {
-        path.stem: path.name
-        for path in sorted((root / "images").iterdir())
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
-    }
+    images = _images(root / "images")
     names = _split(root, split, images)
     pairs = ((f"images/{images.get(name, name)}", f"masks/{name}.png") for name in names)
     source = list_files("masks", split, _class_names(root / "classes.txt"), root, pairs)
     _check(source)
     return source
+
+
+def _images(folder: pathlib.Path) -> dict[str, str]:
+    """Returns the files of the images by what their masks are called."""
+    images: dict[str, str] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in EXTENSIONS and not path.name.startswith("."):
+            other = images.setdefault(path.stem, path.name)
+            if other != path.name:
+                raise DataError(
+                    f"{folder} has {other} and {path.name}, and one mask cannot be of both: "
+                    "rename one of them, and its mask"
+                )
+    return images
 
 
 def _class_names(file: pathlib.Path) -> tuple[str, ...]:
@@ -71,15 +82,21 @@ def _lines(file: pathlib.Path) -> list[str]:
         return list(filter(None, map(str.strip, stream.read().splitlines())))
 
 
-def _split(root: pathlib.Path, split: str, names: Iterable[str]) -> list[str]:
+def _split(root: pathlib.Path, split: str, images: Mapping[str, str]) -> list[str]:
     """Returns the names of a split: those of its list, or its share of all."""
     lists = {part: root / f"{part}.txt" for part in SPLITS}
     present = [part for part, file in lists.items() if file.is_file()]
     if len(present) == len(SPLITS):
-        return [pathlib.PurePath(line).stem for line in _lines(lists[split])]
+        files = set(images.values())
+        listed = [pathlib.PurePath(line) for line in _lines(lists[split])]
+        # A name may have a dot in it: what follows is an ending only where a file says so.
+        return [
+            path.name if path.name in images and path.name not in files else path.stem
+            for path in listed
+        ]
     if present:
         raise DataError(f"{root} has {present[0]}.txt alone: train.txt and val.txt go together")
-    ranked = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
+    ranked = sorted(images, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
     count = max(1, round(HELD_OUT * len(ranked)))
     return sorted(ranked[:count] if split == "val" else ranked[count:])
 

@@ -1,5 +1,6 @@
 """Maps of classes on disk: VOC, SBD, ADE20K, COCO and your own, in files and prepared."""
 
+import os
 import pickle
 
 import numpy as np
@@ -294,3 +295,32 @@ def test_lists_of_your_own_may_be_of_windows_and_must_be_utf_8(tmp_path):
     (tmp_path / "val.txt").write_bytes("Kühe\n".encode("latin-1"))
     with pytest.raises(DataError, match="val.txt must be a list in UTF-8"):
         load_source("masks", "val", str(tmp_path))
+
+
+def rename(directory, name, new):
+    """Gives one of the images of `make_masks`, and its mask, another name."""
+    for folder in ("images", "masks"):
+        (directory / f"{folder}/{name}.png").rename(directory / f"{folder}/{new}.png")
+
+
+def test_two_images_with_one_mask_are_refused(tmp_path):
+    make_masks(tmp_path)
+    (tmp_path / "images/1.bmp").write_bytes(b"")
+    with pytest.raises(DataError, match="has 1.bmp and 1.png, and one mask"):
+        load_source("masks", "train", str(tmp_path))
+
+
+@pytest.mark.parametrize("line", ["frame.0001", "frame.0001.png", "images/frame.0001.png"])
+def test_a_name_in_a_list_may_have_a_dot_in_it(tmp_path, line):
+    maps = make_masks(tmp_path)
+    rename(tmp_path, "1", "frame.0001")
+    write(tmp_path / "train.txt", line + "\n")
+    write(tmp_path / "val.txt", "2\n")
+    equal(labels_of(load_source("masks", "train", str(tmp_path))), [maps["1"]])
+
+
+def test_a_name_need_not_be_utf_8(tmp_path):
+    make_masks(tmp_path)
+    rename(tmp_path, "1", os.fsdecode(b"K\xfche"))
+    sources = [load_source("masks", split, str(tmp_path)) for split in ("train", "val")]
+    assert [len(source) for source in sources] == [8, 2]
