@@ -299,7 +299,7 @@ class FolderExamples:
     @functools.cached_property
     def num_bytes(self) -> int:
         """Size of the files, of which those that are there no more count nothing."""
-        return sum(_size(self.source.path(index)) for index in range(len(self)))
+        return sum(size_of(self.source.path(index)) for index in range(len(self)))
 
     @property
     def fingerprint(self) -> str:
@@ -319,9 +319,10 @@ class FolderExamples:
         return classification_record(example["image"], int(example["label"]), name)
 
 
-def _size(file: pathlib.Path) -> int:
+def size_of(file: str | pathlib.Path) -> int:
+    """Returns the bytes of a file; 0 if it is not there."""
     try:
-        return file.stat().st_size
+        return os.stat(file).st_size
     except OSError:
         return 0
 

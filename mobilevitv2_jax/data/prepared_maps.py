@@ -17,6 +17,7 @@ import cv2
 
 from mobilevitv2_jax.data.array_record import SplitReport
 from mobilevitv2_jax.data.examples import Examples, Record
+from mobilevitv2_jax.data.folder import size_of
 from mobilevitv2_jax.data.image import CorruptError, decode
 from mobilevitv2_jax.data.maps import FileMaps, Map, check_map, decode_map
 from mobilevitv2_jax.errors import DataError
@@ -122,9 +123,7 @@ class MapExamples:
     def num_bytes(self) -> int:
         """Size of the images; maps add some percent."""
         source = self.source
-        return sum(
-            os.path.getsize(os.path.join(source.root, os.fsdecode(p))) for p in source.images
-        )
+        return sum(size_of(os.path.join(source.root, os.fsdecode(p))) for p in source.images)
 
     @property
     def fingerprint(self) -> str:
