@@ -49,20 +49,22 @@ def in_own_process(function: Callable[..., Result], *arguments: Any) -> Result:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(sender, function, arguments))
-    process.start()
-    sender.close()
     # Not a pool of one: Ctrl-C would wait for what is being computed.
     try:
+        process.start()
+        sender.close()
         result, error = receiver.recv()
     except EOFError:
         raise UserError(
             "the process that looks at the devices has died; what it said stands above"
         ) from None
     except BaseException:
-        process.kill()
+        if process.pid:
+            process.kill()
         raise
     finally:
-        process.join()
+        if process.pid:
+            process.join()
     if error is not None:
         raise error
     return result
