@@ -8,6 +8,7 @@ slicing at it.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import math
@@ -38,9 +39,14 @@ class Batches(Iterator[Batch]):
 
     def __init__(self, iterator: grain.DatasetIterator) -> None:
         self._iterator = iterator
+        self._started = False
 
     def __next__(self) -> Batch:
-        return next(self._iterator)
+        if self._started:
+            return next(self._iterator)
+        self._started = True
+        with _unsignalled():
+            return next(self._iterator)
 
     def __enter__(self) -> Batches:
         return self
@@ -259,14 +265,19 @@ def _settle_in_worker() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _ignore_signals(index: int, count: int) -> None:
-    """Lets a worker live until its training ends it.
+@contextlib.contextmanager
+def _unsignalled() -> Iterator[None]:
+    """Keeps SIGINT and SIGTERM for ever from the processes and threads that are started inside.
 
     Ctrl-C of a terminal, and launchers, signal all processes of a group, and a training that is
-    to stop still takes batches up to the step at which all of its processes do.
+    to stop still takes batches up to the step at which all of its processes do. What is blocked is
+    inherited: a worker that ignored them would be lost while it starts.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_with_parent() -> None:
@@ -312,7 +323,6 @@ def _iterate(dataset: grain.MapDataset, workers: int, threads: int) -> Batches:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # grain reads a flag, also where no absl app runs
         iterable = iterable.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
-            worker_init_fn=_ignore_signals,
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         )
     return Batches(iter(iterable))
