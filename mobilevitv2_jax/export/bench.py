@@ -75,11 +75,13 @@ def table(
     titles = [f"{name}, {count} thread{'s' * (count > 1)}, ms"
               for count in counts for name in ("median", "p90")]  # fmt: skip
     shown = Table("artefact", "bytes", "accuracy", *titles)
+    names = [pathlib.Path(path).name for path in paths]
+    short = {path: name for path, name in zip(paths, names, strict=True) if names.count(name) == 1}
     others = [name for name in columns[0] if name not in {row.name for row in rows}]
     for row in [*rows, *(_Row(name, "", "") for name in others)]:
         found = [column.get(row.name) for column in columns]
         cells = [f"{x:.2f}" if x else "" for one in found for x in _both(one)]
-        shown.add_row(escape(row.name), row.size, row.accuracy, *cells)
+        shown.add_row(escape(short.get(row.name, row.name)), row.size, row.accuracy, *cells)
     buffer = io.StringIO()
     Console(file=buffer, width=160).print(shown)
     return buffer.getvalue().rstrip()

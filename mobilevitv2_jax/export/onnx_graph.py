@@ -349,6 +349,7 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "convert_element_type": lambda graph, equation, x: graph.add(
         "Cast", [x], to=_DTYPES[str(equation.params["new_dtype"])]
     ),
+    "copy": _same("Identity"),
     "div": _same("Div"),
     "dot_general": _dot,
     "erf": _same("Erf"),
