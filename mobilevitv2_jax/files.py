@@ -24,6 +24,14 @@ def absolute(path: epath.PathLike) -> epath.Path:
     return epath.Path(path).resolve() if is_local(path) else epath.Path(path)
 
 
+def size_of(file: str | os.PathLike[str]) -> int:
+    """Returns the bytes of a local file; 0 if it is not there."""
+    try:
+        return os.stat(file).st_size
+    except OSError:
+        return 0
+
+
 def write_whole(path: epath.PathLike, content: str | bytes) -> None:
     """Writes a file at once: whoever reads it, after a power cut too, finds all of it or none.
 

@@ -33,6 +33,7 @@ from mobilevitv2_jax.data.examples import (
 )
 from mobilevitv2_jax.data.image import CorruptError, decode
 from mobilevitv2_jax.errors import DataError
+from mobilevitv2_jax.files import size_of
 
 SPLITS = ("train", "val")
 
@@ -317,14 +318,6 @@ class FolderExamples:
         except CorruptError as error:
             raise CorruptError(f"{name}: {error}") from error
         return classification_record(example["image"], int(example["label"]), name)
-
-
-def size_of(file: str | pathlib.Path) -> int:
-    """Returns the bytes of a file; 0 if it is not there."""
-    try:
-        return os.stat(file).st_size
-    except OSError:
-        return 0
 
 
 def description(name: str, class_names: tuple[str, ...]) -> Description:

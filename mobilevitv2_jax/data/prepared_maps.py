@@ -17,10 +17,10 @@ import cv2
 
 from mobilevitv2_jax.data.array_record import SplitReport
 from mobilevitv2_jax.data.examples import Examples, Record
-from mobilevitv2_jax.data.folder import size_of
 from mobilevitv2_jax.data.image import CorruptError, decode
 from mobilevitv2_jax.data.maps import FileMaps, Map, check_map, decode_map
 from mobilevitv2_jax.errors import DataError
+from mobilevitv2_jax.files import size_of
 
 IMAGE, MAP, FILE_NAME = "image", "segmentation", "file_name"
 """Features of a prepared set."""

@@ -87,7 +87,8 @@ class MobileViTV2Config:
 
     Attributes:
         num_channels: channels of the input image.
-        image_size: input size in pixels that summaries assume; the model takes any.
+        image_size: input size in pixels that summaries assume, and exports where no image
+            processor says another; the model takes any.
         patch_size: side of the square patches that separable attention runs over, in pixels.
         expand_ratio: hidden width of the inverted residuals over their input width.
         hidden_act: activation of stem, inverted residuals, local convolution and feed-forward

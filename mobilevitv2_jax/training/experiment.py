@@ -199,7 +199,7 @@ def prepare(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh | None = 
         task,
         mesh,
         share,
-        workers.Workers(0, "elsewhere") if is_elsewhere else _workers(config, share[1]),
+        Workers(0, "elsewhere") if is_elsewhere else _workers(config, share[1]),
         source,
         model,
         abstract_model,

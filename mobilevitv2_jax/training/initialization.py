@@ -66,8 +66,9 @@ def resolve(
     if not config.init.pretrained:
         return config
     kept = {key.strip() for key in config.init.keep.split(",")} - {""}
-    for key in sorted(kept - flatten(config).keys()):
-        raise ConfigError(f"config.init.keep names {key!r}{nearest_key(key, flatten(config))}")
+    known = flatten(config)
+    for key in sorted(kept - known.keys()):
+        raise ConfigError(f"config.init.keep names {key!r}{nearest_key(key, known)}")
     saved = _saved(config, directory)
     if saved is not None:
         rules = {key: get_value(saved, key) for key in _keys()}

@@ -225,8 +225,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike, command: s
                         owed = False
                         if due:  # if not, a run that died before its results has written them
                             logger.write(step, metrics)
-                        if due and step == start:
-                            checkpoints.add_metrics(step, metrics)
+                            if step == start:  # saved when its evaluation was cut short
+                                checkpoints.add_metrics(step, metrics)
                         logger.say(report.evaluation_line(step, metrics))
                     watchdog.feed()
                 stopping = stopping or (step >= stop_at and not last)
